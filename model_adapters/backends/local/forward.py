@@ -1,0 +1,91 @@
+"""One forward pass over a padded batch, with its spans. Imports torch."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model_adapters.backends.local.layers import Span, SteeredBlocks
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Token ids of one row, of which the first `prompt_tokens` are the prompt (0: the whole text is response)."""
+
+    tokens: list[int]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded on the left to one width; all tensors are `(batch, tokens)`."""
+
+    tokens: Tensor
+    attention: Tensor
+    positions: Tensor
+    span: Span
+
+    @classmethod
+    def of(cls, rows: Sequence[Passage], pad: int, device: torch.device) -> "Batch":
+        """Pad and mark: prompt is all but the last prompt token, response is that one and everything after."""
+        width = max(len(row.tokens) for row in rows)
+        tokens = torch.full((len(rows), width), pad)
+        for index, row in enumerate(rows):
+            tokens[index, width - len(row.tokens) :] = torch.tensor(row.tokens)
+        starts = torch.tensor([width - len(row.tokens) for row in rows])[:, None]
+        column = torch.arange(width)[None, :]
+        valid = column >= starts
+        first_response = starts + torch.tensor([max(row.prompt_tokens - 1, 0) for row in rows])[:, None]
+        span = Span(
+            response=(valid & (column >= first_response)).to(device),
+            prompt=(valid & (column < first_response)).to(device),
+            starts_text=(column == starts).to(device),
+            last_prompt=first_response[:, 0].to(device),
+        )
+        positions = (column - starts).clamp_min(0)
+        return cls(tokens.to(device), valid.long().to(device), positions.to(device), span)
+
+
+class Forward:
+    """Calls the model the way its signature allows."""
+
+    def __init__(self, model: Any, blocks: SteeredBlocks) -> None:
+        self.model, self.blocks = model, blocks
+        # An adapter's wrapping (LoRA) takes *args and hands them on: what counts is the model inside.
+        inside = model.get_base_model() if hasattr(model, "get_base_model") else model
+        accepted = inspect.signature(inside.forward).parameters
+        self._positions = "position_ids" in accepted
+        self._keeps_logits = "logits_to_keep" in accepted
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go: the device of the embeddings."""
+        place: torch.device = self.model.get_input_embeddings().weight.device
+        return place
+
+    def __call__(
+        self,
+        tokens: Tensor,
+        attention: Tensor,
+        positions: Tensor,
+        span: Span,
+        cache: Any = None,
+        keep: Tensor | None = None,
+        use_cache: bool = False,
+    ) -> Any:
+        """The model's output. `keep` holds the columns `(kept,)` whose logits are wanted; None wants the last one."""
+        self.blocks.span = span
+        arguments: dict[str, Any] = {"use_cache": use_cache}
+        if self._positions:
+            arguments["position_ids"] = positions
+        if cache is not None:
+            arguments["past_key_values"] = cache
+        if self._keeps_logits:
+            arguments["logits_to_keep"] = 1 if keep is None else keep
+        output = self.model(input_ids=tokens, attention_mask=attention, **arguments)
+        if not self._keeps_logits:
+            output.logits = output.logits[:, -1:] if keep is None else output.logits[:, keep]
+        return output

@@ -1,0 +1,112 @@
+"""Writing answers for a batch whose rows each have their own steering, sampling and end. Imports torch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from model_adapters.backend import Request, StopReason
+from model_adapters.backends.local.encoding import Encoding
+from model_adapters.backends.local.forward import Batch, Forward, Passage
+from model_adapters.backends.local.layers import Span
+from model_adapters.backends.local.tokens import Dice, drawn, likely
+
+
+@dataclass
+class Row:
+    """One answer being written."""
+
+    request: Request
+    prompt: list[int]
+    dice: Dice | None
+    is_abandoned: Callable[[], bool]
+    tokens: list[int] = field(default_factory=list)
+    stop_reason: StopReason | None = None
+    is_broken: bool = False
+
+    def next_token(self, logits: Tensor, greedy: int) -> int:
+        """The row's next token; logits are `(vocabulary,)`, `greedy` is their most likely token."""
+        if self.dice is None:
+            return greedy
+        return drawn(logits, self.request.sampling, self.dice.roll())
+
+
+@dataclass(frozen=True)
+class Ending:
+    """When a row is done."""
+
+    encoding: Encoding
+    end_tokens: frozenset[int]
+    max_length: int
+
+    def reason(self, row: Row) -> StopReason | None:
+        """Why the row ends after its latest token; None while it goes on."""
+        if row.tokens[-1] in self.end_tokens:
+            return "stop"
+        if row.request.sampling.stop and self._holds_stop(row):
+            return "stop_string"
+        if len(row.tokens) >= row.request.sampling.max_tokens:
+            return "max_tokens"
+        if len(row.prompt) + len(row.tokens) >= self.max_length:
+            return "context_length"
+        return None
+
+    def _holds_stop(self, row: Row) -> bool:
+        # Every token of a stop string holds at least one of its bytes, so this many last tokens can't miss it.
+        stops = row.request.sampling.stop
+        tail = row.tokens[-max(len(text.encode()) for text in stops) - 1 :]
+        shown = self.encoding.decode(tail)
+        if any(text in shown for text in stops):
+            return True
+        # A stop string may be a special token's own spelling, which no answer shows.
+        spelt = self.encoding.decode(tail, special=True)
+        return spelt != shown and any(text in spelt for text in stops)
+
+    def text(self, row: Row) -> str:
+        """What the row says: end tokens left out, cut before the first stop string."""
+        text = self.encoding.decode(row.tokens)
+        for stop in row.request.sampling.stop:
+            text = text.split(stop, 1)[0]
+        return text
+
+
+def write_answers(rows: Sequence[Row], forward: Forward, ending: Ending, pad: int) -> Iterator[tuple[Row, int]]:
+    """Write all rows together; yields (row, its place in the blocks' plans) the moment a row ends.
+
+    The caller reads the row's measurements before it asks for the next one: a row that ended leaves the batch.
+    Abandoned rows leave without being yielded. A row whose logits are not finite ends there and `is_broken`.
+    """
+    blocks = forward.blocks
+    alive = list(rows)
+    batch = Batch.of([Passage(row.prompt, len(row.prompt)) for row in alive], pad, forward.device)
+    attention, positions = batch.attention, batch.positions[:, -1:]
+    output = forward(batch.tokens, attention, batch.positions, batch.span, use_cache=True)
+    while True:
+        logits = output.logits[:, -1]
+        greedy = likely(logits)
+        finite = logits.gather(1, greedy[:, None])[:, 0].isfinite()  # NaN and infinity win every argmax
+        for row, best, own, is_finite in zip(alive, greedy.tolist(), logits, finite.tolist(), strict=True):
+            if not is_finite:
+                row.is_broken, row.stop_reason = True, "unknown"
+                continue
+            row.tokens.append(row.next_token(own, best))
+            row.stop_reason = ending.reason(row)
+        for place, row in enumerate(alive):
+            if row.stop_reason is not None and not row.is_abandoned():
+                yield row, place
+        staying = [i for i, row in enumerate(alive) if row.stop_reason is None and not row.is_abandoned()]
+        if not staying:
+            return
+        cache = output.past_key_values
+        if len(staying) < len(alive):
+            kept = torch.tensor(staying, device=attention.device)
+            alive = [alive[i] for i in staying]
+            attention, positions = attention[kept], positions[kept]
+            cache.batch_select_indices(kept)
+            blocks.take(kept)
+        tokens = torch.tensor([[row.tokens[-1]] for row in alive], device=attention.device)
+        attention = torch.cat([attention, attention.new_ones(len(alive), 1)], dim=1)
+        positions = positions + 1
+        span = Span(response=torch.ones_like(tokens, dtype=torch.bool))
+        output = forward(tokens, attention, positions, span, cache=cache, use_cache=True)

@@ -1,0 +1,253 @@
+"""Where interventions meet the residual stream: one forward hook per decoder block, installed once. Imports torch."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model_adapters.errors import SteerError
+from model_adapters.steering import AblateDirection, AddVector, ClampFeature, Positions, Steering, is_idle
+
+
+def decoder_blocks(model: nn.Module) -> nn.ModuleList:
+    """The model's decoder blocks in order: the module list with one entry per hidden layer.
+
+    Raises SteerError where the architecture keeps them otherwise, and for encoder-decoders.
+    """
+    kind, advice = type(model).__name__, "use an ordinary decoder-only model"
+    config = model.config.get_text_config()  # type: ignore[operator, union-attr]
+    if config.is_encoder_decoder:
+        raise SteerError(f"{kind}: an encoder-decoder has no single residual stream to steer; {advice}")
+    count = config.num_hidden_layers
+    # The text decoder first: a vision tower beside it may have as many blocks.
+    ask = getattr(model, "get_decoder", None)
+    decoder = ask() if callable(ask) else None
+    roots = [root for root in (decoder, model) if isinstance(root, nn.Module)]
+    lists = [part for root in roots for part in root.modules() if isinstance(part, nn.ModuleList)]
+    found = [part for part in lists if len(part) == count]
+    if not found:
+        raise SteerError(f"{kind}: no list of {count} decoder blocks to steer; {advice}")
+    return found[0]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which positions of the current forward pass are what; the masks are `(batch, tokens)`, bool, padding False.
+
+    All but `response` are None in a pass that holds none of theirs: `prompt`; `starts_text`, the first position of
+    each row's text; `last_prompt` `(batch,)`, the column of the last prompt token.
+    """
+
+    response: Tensor
+    prompt: Tensor | None = None
+    starts_text: Tensor | None = None
+    last_prompt: Tensor | None = None
+
+    def at(self, positions: Positions) -> Tensor | None:
+        """The mask of these positions; None where this pass holds none."""
+        if positions == "response":
+            return self.response
+        return self.prompt if positions == "prompt" else self.every
+
+    @property
+    def every(self) -> Tensor:
+        """All but padding."""
+        return self.response if self.prompt is None else self.prompt | self.response
+
+    def on(self, device: torch.device) -> "Span":
+        """The same on the device of a block: a model may be spread over several."""
+        if self.response.device == device:
+            return self
+        parts: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
+        parts.update({name: part.to(device) for name, part in parts.items() if part is not None})
+        return Span(**parts)
+
+
+@dataclass
+class Touch:
+    """What was measured at one block, per row: sums since the row began; every tensor is `(batch,)`, float64."""
+
+    prompt_tokens: Tensor
+    response_tokens: Tensor
+    first_response: Tensor
+    dose_sum: Tensor
+    dose_tokens: Tensor
+    first_dose: Tensor
+
+    @classmethod
+    def zeros(cls, rows: int, device: torch.device) -> "Touch":
+        """Nothing touched yet."""
+        return cls(*(torch.zeros(rows, dtype=torch.float64, device=device) for _ in range(6)))
+
+    def add(self, before: Tensor, after: Tensor, span: Span) -> None:
+        """Measure one pass: `before` and `after` are the block's output `(batch, tokens, d_model)`."""
+        change = (after.float() - before.float()).norm(dim=-1)
+        # Not `> 0`: a change that is not a number counts, and shows in the dose.
+        touched = (change != 0) & span.every
+        size = before.float().norm(dim=-1)
+        has_dose = touched & (size != 0)  # a token whose residual is zero has no relative dose
+        dose = torch.where(has_dose, change / size, 0.0).double()
+        counted = has_dose if span.starts_text is None else has_dose & ~span.starts_text
+        if span.prompt is not None:
+            self.prompt_tokens += (touched & span.prompt).sum(1)
+        self.response_tokens += (touched & span.response).sum(1)
+        self.dose_sum += torch.where(counted, dose, 0.0).sum(1)
+        self.dose_tokens += counted.sum(1)
+        if span.starts_text is not None:
+            self.first_dose += torch.where(span.starts_text, dose, 0.0).sum(1)
+        if span.last_prompt is not None:
+            self.first_response += touched.gather(1, span.last_prompt[:, None])[:, 0]
+
+    def take(self, rows: Tensor) -> "Touch":
+        """The measurements of some rows, by index."""
+        return Touch(*(getattr(self, item.name)[rows] for item in fields(self)))
+
+
+Change = Callable[[Tensor], Tensor]
+"""From one row's residual `(tokens, d_model)` to the change of it, float32, same shape."""
+
+
+@dataclass
+class LayerPlan:
+    """What is done at one block to the rows of a batch.
+
+    `prompt` and `response` are `(batch, d_model)`, float32: the summed vectors added at those positions, cast to the
+    residual's dtype when they are added. `changes` are (row, positions, change) for what depends on the residual
+    itself; they all read the incoming residual, their sum is added, then the vectors.
+    """
+
+    prompt: Tensor
+    response: Tensor
+    changes: list[tuple[int, Positions, Change]]
+    touch: Touch
+
+    def apply(self, hidden: Tensor, span: Span) -> Tensor:
+        """The block's output after the interventions, `(batch, tokens, d_model)`, and its measurement."""
+        steered = hidden
+        if self.changes:
+            total = torch.zeros_like(hidden, dtype=torch.float32)
+            for row, positions, change in self.changes:
+                mask = span.at(positions)
+                if mask is not None:
+                    total[row] += torch.where(mask[row, :, None], change(hidden[row].float()), 0.0)
+            steered = steered + total.to(hidden.dtype)
+        prompt, response = (vectors.to(hidden.dtype)[:, None] for vectors in (self.prompt, self.response))
+        added = torch.where(span.response[..., None], response, 0.0)
+        if span.prompt is not None:
+            added = torch.where(span.prompt[..., None], prompt, added)
+        steered = steered + added
+        self.touch.add(hidden, steered, span)
+        return steered
+
+    def take(self, rows: Tensor) -> "LayerPlan":
+        """The plan for some rows of the batch, by index, measurements included."""
+        place = {int(old): new for new, old in enumerate(rows.tolist())}
+        changes = [(place[row], positions, change) for row, positions, change in self.changes if row in place]
+        return LayerPlan(self.prompt[rows], self.response[rows], changes, self.touch.take(rows))
+
+
+def clamp_change(one: ClampFeature, device: torch.device) -> Change:
+    """(value - relu(encoder · h + bias)) * decoder, in float32; source: steering.ClampFeature."""
+    encoder, decoder = (torch.tensor(vector, device=device) for vector in (one.encoder, one.decoder))
+
+    def change(hidden: Tensor) -> Tensor:
+        active = torch.relu(hidden @ encoder + one.bias)
+        return (one.value - active)[:, None] * decoder
+
+    return change
+
+
+def ablate_change(one: AblateDirection, device: torch.device) -> Change:
+    """-fraction * (h · u) u, in float32; source: steering.AblateDirection."""
+    unit = torch.tensor(one.direction, device=device)
+    unit = unit / unit.norm()
+
+    def change(hidden: Tensor) -> Tensor:
+        return (hidden @ unit)[:, None] * unit * -one.fraction
+
+    return change
+
+
+def layer_plan(layer: int, steerings: Sequence[Steering], d_model: int, device: torch.device) -> LayerPlan | None:
+    """The plan of one block, on its device, for rows with these steerings; None where no row is changed."""
+    rows = len(steerings)
+    prompt, response = (torch.zeros(rows, d_model, device=device) for _ in range(2))
+    changes: list[tuple[int, Positions, Change]] = []
+    busy = False
+    for row, steering in enumerate(steerings):
+        for one in steering.on_residuals:
+            if one.layer != layer or is_idle(one):
+                continue
+            busy = True
+            if isinstance(one, AddVector):
+                added = torch.tensor(one.vector, device=device) * one.coefficient
+                if one.positions in ("all", "prompt"):
+                    prompt[row] += added
+                if one.positions in ("all", "response"):
+                    response[row] += added
+            else:
+                make = clamp_change if isinstance(one, ClampFeature) else ablate_change
+                changes.append((row, one.positions, make(one, device)))  # type: ignore[arg-type]
+    if not busy:
+        return None
+    return LayerPlan(prompt, response, changes, Touch.zeros(rows, device))
+
+
+@dataclass
+class SteeredBlocks:
+    """The model's blocks with their hooks. Between batches `plans` is empty and the hooks do nothing.
+
+    Only passes of the thread that planned the batch are steered: whoever else calls the model meanwhile gets it bare.
+    """
+
+    model: nn.Module
+    plans: dict[int, LayerPlan] = field(default_factory=dict)
+    span: Span | None = None
+    captured: list[Tensor] | None = None
+    _thread: int | None = None
+    _handles: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.blocks = decoder_blocks(self.model)
+        for layer, block in enumerate(self.blocks):
+            self._handles.append(block.register_forward_hook(self._hook(layer)))
+
+    def _hook(self, layer: int) -> Callable[..., Any]:
+        def hook(_block: nn.Module, _inputs: object, output: Any) -> Any:
+            plan = self.plans.get(layer)
+            if (plan is None and self.captured is None) or threading.get_ident() != self._thread:
+                return None
+            hidden = output[0] if isinstance(output, tuple) else output
+            if plan is not None and self.span is not None:
+                hidden = plan.apply(hidden, self.span.on(hidden.device))
+            if self.captured is not None:
+                self.captured.append(hidden)
+            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+        return hook
+
+    def plan(self, steerings: Sequence[Steering], d_model: int) -> None:
+        """Make ready for a batch whose rows have these steerings."""
+        self.plans, self._thread = {}, threading.get_ident()
+        for layer in sorted({layer for steering in steerings for layer in steering.layers}):
+            device = next(self.blocks[layer].parameters()).device
+            made = layer_plan(layer, steerings, d_model, device)
+            if made is not None:
+                self.plans[layer] = made
+
+    def take(self, rows: Tensor) -> None:
+        """Keep only these rows of the batch, by index."""
+        self.plans = {layer: plan.take(rows.to(plan.prompt.device)) for layer, plan in self.plans.items()}
+
+    def clear(self) -> None:
+        """Forget the batch: the next pass is unsteered."""
+        self.plans, self.span, self.captured, self._thread = {}, None, None, None
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()

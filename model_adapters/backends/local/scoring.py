@@ -1,0 +1,85 @@
+"""Log-probabilities of given tokens, whole distributions, and activations. Imports torch."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model_adapters.backends.local.forward import Batch, Forward, Passage
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Tokens to score after a context; `prompt_tokens` of both together are prompt (0: everything is response)."""
+
+    context: list[int]
+    continuation: list[int]
+    prompt_tokens: int
+
+    def fitted(self, max_length: int) -> "Scored":
+        """The same with the context cut from the left so that all inputs fit `max_length` tokens (as lm-eval does)."""
+        excess = max(0, len(self.context) + len(self.continuation) - 1 - max_length)
+        kept = max(0, self.prompt_tokens - excess) or min(self.prompt_tokens, 1)
+        return Scored(self.context[excess:], self.continuation, kept)
+
+    @property
+    def passage(self) -> Passage:
+        """What the model reads: all but the last token, which is only predicted."""
+        return Passage([*self.context, *self.continuation][:-1], self.prompt_tokens)
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """One row's result: log-probability of each continuation token, and whether each was the most likely."""
+
+    logprobs: tuple[float, ...]
+    is_greedy: bool
+
+
+def score_passages(passages: Sequence[Passage], wanted: Sequence[int], forward: Forward, pad: int) -> Iterator[Tensor]:
+    """One pass over all rows; for each, log-probabilities over the vocabulary after its last `wanted` tokens.
+
+    Yields `(wanted, vocabulary)` float32 per row, one at a time, as all together would be large. Rows are padded on
+    the left, so wanted columns are the last ones.
+    """
+    batch = Batch.of(passages, pad, forward.device)
+    width = batch.tokens.shape[1]
+    keep = torch.arange(width - max(wanted), width, device=forward.device)
+    logits = forward(batch.tokens, batch.attention, batch.positions, batch.span, keep=keep).logits
+    for row, count in zip(logits, wanted, strict=True):
+        yield torch.log_softmax(row[-count:].float(), dim=-1)
+
+
+def token_scores(logprobs: Tensor, continuation: Sequence[int]) -> TokenScores:
+    """Read the continuation off its `(tokens, vocabulary)` log-probabilities."""
+    chosen = torch.tensor(list(continuation), device=logprobs.device)
+    picked = logprobs.gather(1, chosen[:, None])[:, 0]
+    return TokenScores(tuple(picked.tolist()), bool((logprobs.argmax(dim=-1) == chosen).all()))
+
+
+def rolling_windows(tokens: Sequence[int], prefix: int, max_length: int) -> list[Scored]:
+    """Disjoint windows that score every token of a text once; the first is conditioned on `prefix`.
+
+    Each later window reads as many earlier tokens as fit, as lm-eval does with a context of one token.
+    """
+    windows = []
+    for start in range(0, len(tokens), max_length):
+        end = min(start + max_length, len(tokens))
+        context = [prefix] if start == 0 else list(tokens[max(0, end - 1 - max_length) : start])
+        windows.append(Scored(context, list(tokens[start:end]), 0))
+    return windows
+
+
+def read_activations(passage: Passage, forward: Forward, pad: int) -> np.ndarray:
+    """Outputs of all blocks at the tokens after the prompt: `(n_layers, tokens, d_model)`, float32.
+
+    The first position of the text is left out even where there is no prompt.
+    """
+    batch = Batch.of([passage], pad, forward.device)
+    captured: list[Tensor] = []
+    forward.blocks.captured = captured
+    forward(batch.tokens, batch.attention, batch.positions, batch.span)
+    start = max(passage.prompt_tokens, 1)
+    return torch.stack([layer[0, start:].float().cpu() for layer in captured]).numpy()

@@ -1,0 +1,116 @@
+"""What `-M` may say to our Inspect providers: how a model is run, never what is done to it. Standard library only."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from model_adapters.errors import Refused
+
+WHAT_IS_STEERED = frozenset(
+    {
+        *("steer", "steering", "method", "behavior", "behaviour", "draw", "redraw", "interventions", "vector"),
+        *("coefficient", "dose", "layer", "layers", "positions", "text", "placement", "contrasts", "match"),
+        *("first", "second", "edits", "dictionary", "fingerprint", "file", "system_prompt"),
+    }
+)
+LOOKS_SECRET = re.compile(
+    r"(^|_)(api_?key|key|token|secret|password|passwd|credentials?|auth|authorization|bearer)(_|$)"
+)
+
+SECRET_VALUE = re.compile(r"(sk|hf|ghp|gho|glpat|xoxb|AKIA)[-_]?[A-Za-z0-9_-]{16,}")
+
+
+def check_arguments(provider: str, arguments: Mapping[str, Any]) -> None:
+    """Raise Refused for an argument that says what is steered, looks like a key, or is not plain data.
+
+    Inspect's caches leave these arguments out of their keys, drop values that JSON can't hold, and its logs show them.
+    """
+    for name, value in arguments.items():
+        if name in WHAT_IS_STEERED:
+            raise Refused(
+                f"{provider}: -M {name}=… would say what is steered, which Inspect's caches don't see; "
+                "say it in the task's arguments, or with --extra-body"
+            )
+        is_secret = isinstance(value, str) and SECRET_VALUE.fullmatch(value)
+        if is_secret or LOOKS_SECRET.search(name.lower()):
+            raise Refused(
+                f"{provider}: -M {name}=… looks like a key, and Inspect logs it; put keys into the environment"
+            )
+        if not _is_plain(value):
+            raise Refused(
+                f"{provider}: {name} is a {type(value).__name__}, which Inspect's caches don't see; "
+                "give text, numbers, true or false; a steering goes into a file"
+            )
+
+
+def _is_plain(value: object) -> bool:
+    match value:
+        case None | bool() | int() | str():
+            return True
+        case float():
+            return math.isfinite(value)
+        case list() | tuple():
+            return all(_is_plain(one) for one in value)
+        case dict():
+            return all(isinstance(key, str) and _is_plain(one) for key, one in value.items())
+    return False
+
+
+LOCAL = ("runner", "dtype", "device", "revision", "max_rows", "max_length", "template_arguments", "unsteered")
+"""What `hook_steered` takes."""
+
+
+def local_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """What `open_local` is called with, and whether unsteered requests are let through.
+
+    Raises Refused for an argument that is not in `LOCAL` and for a value of the wrong kind.
+    """
+    check_arguments("hook_steered", arguments)
+    for name in arguments:
+        if name not in LOCAL:
+            raise Refused(f"hook_steered has no argument {name!r}; -M takes {', '.join(LOCAL)}")
+    runner = arguments.get("runner", "local")
+    if runner != "local":
+        raise Refused(f"runner={runner} is not there; hook_steered has runner=local")
+    opening: dict[str, Any] = {}
+    for name in ("dtype", "device", "revision"):
+        if arguments.get(name) is not None:
+            opening[name] = str(arguments[name])
+    for name, called in (("max_rows", "rows"), ("max_length", "max_length")):
+        if arguments.get(name) is not None:
+            opening[called] = _whole(name, arguments[name])
+    template = arguments.get("template_arguments")
+    if template is not None:
+        opening["template_arguments"] = _mapping(template)
+    return opening, is_true("unsteered", arguments.get("unsteered", False))
+
+
+def is_true(name: str, value: object) -> bool:
+    """A truth value as `-M` gives it: true, false, or their spelling. Raises Refused for anything else."""
+    spelt = {"true": True, "false": False}.get(str(value).lower())
+    if spelt is None:
+        raise Refused(f"{name}={value!r}; it is true or false")
+    return spelt
+
+
+def _whole(name: str, value: object) -> int:
+    try:
+        number = int(str(value))
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise Refused(f"{name}={value!r}; it is a whole number from 1")
+    return number
+
+
+def _mapping(value: object) -> dict[str, object]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, dict):
+        raise Refused("template_arguments is an object, such as '{\"enable_thinking\": false}'")
+    return value

@@ -1,0 +1,167 @@
+"""Arms: which steering a task's samples run under, checked as far as possible before any weight is loaded.
+
+May import model_adapters; no harness, no torch.
+"""
+
+import asyncio
+import json
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model_adapters.backend import Backend
+from model_adapters.behavior import Behavior, find_behaviors
+from model_adapters.errors import Refused, SteerError
+from model_adapters.method import SteeringFile, SteeringMethod
+from model_adapters.methods import build_method, parameters_of
+from model_adapters.preparation import prepare
+from model_adapters.steering import VECTORS, Steering
+from model_adapters.steering_file import load_steering
+
+NO_BEHAVIOR = "none"
+"""How samples name the absence of a behavior."""
+
+Shape = Callable[[], tuple[int, int]]
+"""Gives `(n_layers, d_model)` of the model under test; asked only where a layer or a vector is to be checked."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One condition of an experiment: a method with its parameters, or a frozen steering's file, for some behaviors.
+
+    `behaviors` are by slug; empty where no behavior enters. Exactly one of `built` and `file` is set.
+    """
+
+    built: SteeringMethod | None
+    file: Path | None
+    behaviors: Mapping[str, Behavior] = field(default_factory=dict)
+    draw: int = 0
+    redraw: bool = False
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What its samples are marked with: behaviors' slugs, or `none`."""
+        return tuple(self.behaviors) or (NO_BEHAVIOR,)
+
+    def frozen(self) -> Steering | None:
+        """The steering of the file; None where a method prepares it."""
+        return None if self.file is None else load_steering(self.file)
+
+    def check_shape(self, shape: Shape) -> None:
+        """Raise Refused for a layer that the model doesn't have and for vectors of another width."""
+        steerings = [self.frozen(), *(load_steering(path) for path in _files(self.built))]
+        residual = [one for steering in steerings if steering for one in steering.on_residuals]
+        layer = getattr(self.built, "layer", None)
+        if layer is None and not residual:
+            return
+        n_layers, d_model = shape()
+        for number in ([] if layer is None else [layer]) + [one.layer for one in residual]:
+            if not 0 <= number < n_layers:
+                raise Refused(f"layer {number} is out of range; the model has layers 0 to {n_layers - 1}")
+        for one in residual:
+            for name in VECTORS:
+                vector = getattr(one, name, None)
+                if vector is not None and vector.size != d_model:
+                    kind = type(one).__name__
+                    raise Refused(
+                        f"{kind}: {name} has width {vector.size}, the model has {d_model}; prepare it on this model"
+                    )
+
+    def prepared(self, backend: Backend, label: str) -> tuple[Steering, Path | None]:
+        """The steering for samples marked `label`, and its file; the control has none. Blocks: call it in a thread.
+
+        Raises Refused where the backend can't run it.
+        """
+        if self.file is not None:
+            steering, path = load_steering(self.file), self.file
+            if reasons := backend.refusals(steering):
+                raise Refused("; ".join(reasons))
+        else:
+            assert self.built is not None
+            behavior = self.behaviors.get(label)
+            # A loop of its own: preparation reads files and waits for other processes, which mustn't stop the host's.
+            found = asyncio.run(prepare(self.built, behavior, backend, draw=self.draw, redraw=self.redraw))
+            steering, path = found.steering, found.path
+        return steering, path if steering else None
+
+    def provenance(self) -> dict[str, object]:
+        """What a result records of it."""
+        return {
+            "method": self.built.name if self.built else None,
+            "parameters": parameters_of(self.built) if self.built else None,
+            "steering": str(self.file) if self.file else None,
+            "behaviors": {slug: behavior.digest for slug, behavior in self.behaviors.items()},
+            "draw": self.draw,
+        }
+
+
+def build_arm(
+    method: str = "control",
+    parameters: Mapping[str, object] | None = None,
+    *,
+    behavior: str | Sequence[str] | None = None,
+    steering: str | Path | None = None,
+    draw: int = 0,
+    redraw: bool = False,
+) -> Arm:
+    """The arm that a task's arguments describe; a parameter that is None counts as not given.
+
+    Raises SteerError for everything that can be known from names, numbers and files.
+    """
+    given = {name: value for name, value in (parameters or {}).items() if value is not None}
+    if isinstance(draw, bool) or not isinstance(draw, int) or draw < 0:
+        raise SteerError(f"draw={draw!r}; it is a whole number from 0")
+    if steering is not None:
+        extra = [*(["method"] if method != "control" else []), *(["behavior"] if behavior else []), *given]
+        if extra:
+            raise SteerError(f"steering={steering} is complete; leave {', '.join(extra)} out")
+        return _frozen_arm(Path(steering).expanduser().resolve())
+    built = build_method(method, given)
+    behaviors = {one.slug: one for one in find_behaviors(behavior)} if behavior else {}
+    if not behaviors and getattr(built, "needs_behavior", True):
+        raise SteerError(f"method {method} needs behavior=…; `steer behaviors` lists them, `all` takes the study's 14")
+    for path in _files(built):
+        load_steering(path)
+    return Arm(built, None, behaviors, draw, redraw)
+
+
+def _frozen_arm(file: Path) -> Arm:
+    found = load_steering(file).provenance.get("behavior")
+    found = found if isinstance(found, dict) else {}
+    slug = found.get("slug")
+    if not isinstance(slug, str) or slug == NO_BEHAVIOR:
+        return Arm(None, file)
+    # Marks the samples, so that they pair with those of a run that prepared the same; nothing is made from it.
+    return Arm(None, file, {slug: Behavior(slug, str(found.get("text", slug)), "")})
+
+
+def _files(method: SteeringMethod | None) -> list[str]:
+    """The steering files that a method's parameters name."""
+    if method is None:
+        return []
+    kinds = typing.get_type_hints(type(method))
+    named = {name for name, kind in kinds.items() if kind is SteeringFile or SteeringFile in typing.get_args(kind)}
+    return [str(value) for name, value in parameters_of(method).items() if name in named and value is not None]
+
+
+def pairs(given: Mapping[str, object] | Sequence[str] | str | None) -> dict[str, object]:
+    """Parameters by name from a mapping, `name=value` texts, or one text of them with commas or semicolons between."""
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        return {str(name): value for name, value in given.items()}
+    if isinstance(given, str) and given.lstrip().startswith("{"):
+        try:
+            found = json.loads(given)
+        except ValueError as problem:
+            raise SteerError(f"parameters={given!r} isn't JSON ({problem}); write name=value") from problem
+        return pairs(found)
+    texts = given.replace(";", ",").split(",") if isinstance(given, str) else given
+    found = {}
+    for text in texts:
+        name, equals, value = str(text).partition("=")
+        if not name.strip() or not equals:
+            raise SteerError(f"parameters: {text!r} is not name=value")
+        found[name.strip()] = value.strip()
+    return found

@@ -1,0 +1,136 @@
+"""The `steer` command. Light: torch and the harnesses are imported only by the subcommand that needs them."""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from model_adapters.errors import SteerError
+from steer_tasks import listing
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `steer …`; 0 when it worked, 2 with one line on stderr when what was asked can't be done."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["lm_eval"]:  # its options are the harness's own
+        return run_lm_eval(words[1:])
+    given = parser().parse_args(words)
+    run: Callable[[argparse.Namespace], None] = given.run
+    try:
+        run(given)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `steer behaviors | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SteerError as problem:
+        print(f"steer: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="steer", description="Steer a language model and measure it in lm-eval and Inspect.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], help_text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help_text, description=help_text)
+        made.set_defaults(run=run)
+        return made
+
+    command("methods", lambda _: print(listing.methods_text()), "list the methods and their parameters")
+    command("behaviors", lambda _: print(listing.behaviors_text()), "list the behaviors")
+    one = command("prepare", _prepare, "find a steering once and store it")
+    one.add_argument("method", help="a method's name; `steer methods` lists them")
+    one.add_argument("--behavior", help="a slug, the study's text, a YAML file, or any other text")
+    one.add_argument("--model", required=True, help="`embedded`, a Hugging Face id, or a folder")
+    one.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="a method's parameter")
+    one.add_argument("--draw", type=int, default=0, help="seeds a method that samples (default 0)")
+    one.add_argument("--redraw", action="store_true", help="search again even where it was prepared before")
+    one.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
+    one.add_argument("--device", help="cpu, cuda, cuda:1, mps")
+    one.add_argument("--revision", help="a revision of the model on the hub")
+    one.add_argument("--out", help="also write the steering to this .json file")
+    one = command("show", _show, "print what a steering file holds")
+    one.add_argument("file")
+    one = command("spec", _spec, "print a steering as --extra-body for `inspect eval`")
+    one.add_argument("file", help="a steering file, or `control`")
+    command("doctor", _doctor, "print versions, what is registered, and what is missing")
+    command("lm_eval", lambda _: None, "lm-eval's own command line with our models and tasks registered")
+    return top
+
+
+def _prepare(given: argparse.Namespace) -> None:
+    from model_adapters.behavior import find_behavior
+    from model_adapters.methods import build_method
+    from model_adapters.preparation import prepare
+    from model_adapters.steering_file import save_steering
+
+    method = build_method(given.method, parameters(given.parameters))
+    behavior = find_behavior(given.behavior) if given.behavior else None
+    if given.draw < 0:
+        raise SteerError(f"--draw is {given.draw}; draws are whole numbers from 0")
+    from model_adapters.backends.local import open_local
+
+    backend = open_local(given.model, dtype=given.dtype, device=given.device, revision=given.revision)
+    try:
+        prepared = asyncio.run(prepare(method, behavior, backend, draw=given.draw, redraw=given.redraw))
+    finally:
+        backend.close()
+    path = save_steering(prepared.steering, Path(given.out)) if given.out else prepared.path
+    print(listing.steering_text(prepared.steering))
+    print(f"file         {path}")
+
+
+def parameters(pairs: Sequence[str]) -> dict[str, object]:
+    """`NAME=VALUE` words as a mapping. Raises SteerError for a word without `=` and for a repeated name."""
+    found: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise SteerError(f"-p {pair}: write it as NAME=VALUE")
+        if name in found:
+            raise SteerError(f"-p {name} is given twice; give it once")
+        found[name] = value
+    return found
+
+
+def _show(given: argparse.Namespace) -> None:
+    from model_adapters.steering_file import load_steering
+
+    print(listing.steering_text(load_steering(given.file)))
+
+
+def _spec(given: argparse.Namespace) -> None:
+    from model_adapters.steering import CONTROL
+    from model_adapters.steering_file import load_steering
+
+    steering = CONTROL if given.file == "control" else load_steering(given.file)
+    file = str(Path(given.file).resolve()) if steering else None
+    print(json.dumps({"steer": {"v": 1, "fingerprint": steering.fingerprint, "file": file}}))
+
+
+def _doctor(_given: argparse.Namespace) -> None:
+    from steer_tasks.doctor import report
+
+    print(report())
+
+
+def run_lm_eval(words: Sequence[str]) -> int:
+    """lm-eval's command line in this process, our models and tasks registered first."""
+    import _steer_autoload  # type: ignore[import-not-found]
+
+    _steer_autoload.install()
+    from lm_eval.__main__ import cli_evaluate
+
+    sys.argv = ["lm_eval", *words]
+    cli_evaluate()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

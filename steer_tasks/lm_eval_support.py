@@ -1,0 +1,120 @@
+"""What the task files in `lm_eval_tasks` name: the task class and the scoring of its documents. Imports lm-eval.
+
+The questions' source, count and joint digest, and the protocol's wording, go into the results of every run, whatever
+the model: `configs.<task>.metadata.questions` and `.protocol`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import datasets
+from lm_eval.api.task import ConfigurableTask
+
+from model_adapters.backend import Message, Messages
+from model_adapters.errors import SteerError
+from model_adapters.harnesses.documents import FIELD, as_chat, messages_of, plain_form, to_field
+from steer_tasks.answers import is_answered, is_right, parse_answer
+from steer_tasks.protocols import FORMS, Form, Protocol, load_protocol
+from steer_tasks.questions import Question, load_questions
+
+
+class QuestionTask(ConfigurableTask):
+    """A set of questions in one form, zero-shot, with the protocol's messages in every document.
+
+    The task file's `dataset_kwargs` say which: `questions` (a set's name) and `form`. `--metadata` may name a
+    `questions_source` (a file or folder) and a `protocol`.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        # TaskConfig refuses the key by which the task file names this class.
+        super().__init__(config={key: value for key, value in (config or {}).items() if key != "class"})
+
+    def download(self, dataset_kwargs: Mapping[str, Any] | None = None, **_: Any) -> None:
+        """Load the questions as the dataset's split `test`, and record where they and their wording come from."""
+        asked = dict(dataset_kwargs or {})
+        if set(asked) != {"questions", "form"} or asked["form"] not in FORMS:
+            raise SteerError(f"{self.config.task}: give dataset_kwargs questions and form (one of {', '.join(FORMS)})")
+        metadata = dict(self.config.metadata or {})
+        protocol = load_protocol(metadata.get("protocol", "isolated"))
+        found = load_questions(asked["questions"], metadata.get("questions_source"))
+        documents = [document(question, protocol, asked["form"]) for question in found.questions]
+        self.dataset = {"test": datasets.Dataset.from_list(documents)}
+        self.config.metadata = {**metadata, "questions": found.provenance(), "protocol": protocol.provenance()}
+
+    def doc_to_text(self, doc: Mapping[str, Any], doc_to_text: Any = None) -> str:
+        """The conversation in its plain form."""
+        return plain_form(_messages(doc))
+
+    def fewshot_context(
+        self,
+        doc: Mapping[str, Any],
+        num_fewshot: int,
+        system_instruction: str | None = None,
+        apply_chat_template: bool = False,
+        fewshot_as_multiturn: bool = False,
+        chat_template: Callable[..., Any] | None = None,
+        gen_prefix: str | None = None,
+    ) -> Any:
+        """The prompt for models that take text: the messages through the model's template, or in plain form.
+
+        `--system_instruction` goes before the system message. Raises SteerError for `--num_fewshot`: the only examples
+        at hand are test questions.
+        """
+        if num_fewshot:
+            raise SteerError(f"{self.config.task} is zero-shot; leave --num_fewshot out")
+        messages = _messages(doc)
+        if system_instruction:
+            first = Message("system", f"{system_instruction}\n\n{messages[0].content}")
+            messages = (first, *messages[1:])
+        if apply_chat_template and chat_template is not None:
+            return chat_template(as_chat(messages))
+        return plain_form(messages)
+
+
+def document(question: Question, protocol: Protocol, form: Form) -> dict[str, Any]:
+    """One question as lm-eval's document, the messages to send included."""
+    return {
+        "id": question.id,
+        "subject": question.subject,
+        "question": question.question,
+        "choices": list(question.choices),
+        "answer": question.answer,
+        "letter": question.letter,
+        FIELD: to_field(protocol.messages(question, form)),
+    }
+
+
+def score_text(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """`acc`: the tagged letter is right, a missing one is a miss; `answered`: there is one of the four letters."""
+    said = parse_answer(results[0])
+    return {"acc": float(is_right(said, doc["letter"])), "answered": float(is_answered(said))}
+
+
+def score_letters(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
+    """`acc`: the right letter is the likeliest of the four; of equal ones the first counts."""
+    return {"acc": float(_first_of_largest([total for total, _ in results]) == doc["answer"])}
+
+
+def score_options(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
+    """`acc` and `acc_norm`: the right option is the likeliest, as it is and per character. `margin`: its
+    log-probability per character minus that of the best wrong one, in nats per character.
+    """
+    totals = [total for total, _ in results]
+    rates = [total / len(choice) for total, choice in zip(totals, doc["choices"], strict=True)]
+    right = doc["answer"]
+    return {
+        "acc": float(_first_of_largest(totals) == right),
+        "acc_norm": float(_first_of_largest(rates) == right),
+        "margin": rates[right] - max(rate for index, rate in enumerate(rates) if index != right),
+    }
+
+
+def _first_of_largest(values: Sequence[float]) -> int:
+    return max(range(len(values)), key=lambda index: (values[index], -index))
+
+
+def _messages(doc: Mapping[str, Any]) -> Messages:
+    messages = messages_of(doc)
+    if messages is None:
+        raise SteerError(f"a document lacks {FIELD}; make documents with `document`")
+    return messages

@@ -1,0 +1,19 @@
+"""The model providers that Inspect finds by name. Their classes are imported when a model is made."""
+
+from inspect_ai.model import ModelAPI, modelapi
+
+
+@modelapi(name="hook_steered")
+def hook_steered() -> type[ModelAPI]:
+    """`hook_steered/<model>`: a local model, steered request by request."""
+    from model_adapters.harnesses.inspect import HookSteered
+
+    return HookSteered
+
+
+@modelapi(name="prompt_steered")
+def prompt_steered() -> type[ModelAPI]:
+    """`prompt_steered/<provider>/<model>`: any Inspect model behind a prompt."""
+    from model_adapters.harnesses.inspect import PromptSteered
+
+    return PromptSteered

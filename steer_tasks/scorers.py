@@ -1,0 +1,79 @@
+"""Scorers and metrics for Inspect: thin shells over plain code, one number each."""
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+
+from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, mean, metric, scorer
+from inspect_ai.solver import TaskState
+
+from steer_tasks.answers import is_answered, is_right, parse_answer
+
+
+@metric
+def two_way_stderr(a: str = "question_id", b: str = "behavior") -> Metric:
+    """Standard error of the mean, clustered by sample metadata `a` and by `b` at once.
+
+    Cameron, Gelbach and Miller, Journal of Business & Economic Statistics 29 (2011), section 2.2: V_a + V_b - V_ab,
+    each with the factor G / (G - 1). Where that is not positive (one behavior only, or few clusters) the larger of the
+    one-way variances is taken. 0 for fewer than two scores.
+    """
+
+    def compute(scores: list[SampleScore]) -> float:
+        values = [one.score.as_float() for one in scores]
+        if len(values) < 2:
+            return 0.0
+        first, second = _clusters(scores, a), _clusters(scores, b)
+        one_way = [clustered_variance(values, keys) for keys in (first, second)]
+        both = sum(one_way) - clustered_variance(values, list(zip(first, second, strict=True)))
+        # Without a second cluster the difference is 0 but for rounding, and the one-way variance is what is meant.
+        least = 1e-12 * max(one_way)
+        return math.sqrt(both if both > least else max(one_way))
+
+    return compute
+
+
+def _clusters(scores: Sequence[SampleScore], name: str) -> list[Hashable]:
+    found: list[Hashable] = []
+    for one in scores:
+        if name not in (one.sample_metadata or {}):
+            raise ValueError(f"two_way_stderr: sample {one.sample_id} has no metadata {name!r}; name another cluster")
+        found.append((one.sample_metadata or {})[name])
+    return found
+
+
+def clustered_variance(values: Sequence[float], keys: Sequence[Hashable]) -> float:
+    """Variance of the mean of n values in G clusters: G / (G - 1) · Σ (cluster sum of residuals)² / n².
+
+    0 where there is one cluster only.
+    """
+    centre = sum(values) / len(values)
+    sums: defaultdict[Hashable, float] = defaultdict(float)
+    for key, value in zip(keys, values, strict=True):
+        sums[key] += value - centre
+    groups = len(sums)
+    if groups < 2:
+        return 0.0
+    return sum(total * total for total in sums.values()) / len(values) ** 2 * groups / (groups - 1)
+
+
+@scorer(metrics=[mean(), two_way_stderr()])
+def accuracy() -> Scorer:
+    """1 where the parsed answer is the right letter, else 0; an unreadable answer is a miss."""
+
+    async def score(state: TaskState, target: Target) -> Score:
+        character = parse_answer(state.output.completion)
+        return Score(value=float(is_right(character, target.text)), answer=character)
+
+    return score
+
+
+@scorer(metrics=[mean(), two_way_stderr()])
+def answered() -> Scorer:
+    """1 where the parsed answer is one of the letters A to D, else 0."""
+
+    async def score(state: TaskState, target: Target) -> Score:
+        character = parse_answer(state.output.completion)
+        return Score(value=float(is_answered(character)), answer=character)
+
+    return score
