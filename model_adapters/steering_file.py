@@ -145,11 +145,14 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise SteeringFileError(f"{path}: the vectors of this steering are missing; keep both files together")
     raw = path.read_bytes()
-    if _looks_pickled(raw):
-        raise SteeringFileError(f"{path}: a pickle or torch file where safetensors is expected; it is never loaded")
     try:
         return load(raw)
     except SafetensorError as problem:
+        # Only now: a whole safetensors file may begin with a pickle's first byte, as the length of its header.
+        if _looks_pickled(raw):
+            raise SteeringFileError(
+                f"{path}: a pickle or torch file where safetensors is expected; it is never loaded"
+            ) from problem
         raise SteeringFileError(f"{path}: not a whole safetensors file ({problem}); prepare it again") from problem
     except KeyError as problem:  # how safetensors reports a type that numpy lacks, such as bfloat16
         raise SteeringFileError(f"{path}: holds {problem} values; vectors are float32: prepare it again") from problem
@@ -161,7 +164,7 @@ def _intervention(number: int, entry: Any, tensors: Mapping[str, np.ndarray]) ->
     if kind is None:
         raise SteerError(f"unknown intervention {name!r}")
     names = {item.name for item in fields(kind)}
-    unknown = set(entry) - names - {"kind"}
+    unknown = set(entry) - (names - VECTORS) - {"kind"}
     if unknown:
         raise SteerError(f"{name} has no field {', '.join(sorted(unknown))}")
     values = {key: entry[key] for key in names - VECTORS if key in entry}

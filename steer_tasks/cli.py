@@ -122,9 +122,9 @@ def _doctor(_given: argparse.Namespace) -> None:
 
 def run_lm_eval(words: Sequence[str]) -> int:
     """lm-eval's command line in this process, our models and tasks registered first."""
-    import _steer_autoload  # type: ignore[import-not-found]
+    import _steer_autoload
 
-    _steer_autoload.install()
+    _steer_autoload.install(always=True)
     from lm_eval.__main__ import cli_evaluate
 
     sys.argv = ["lm_eval", *words]

@@ -14,6 +14,7 @@ from model_adapters.backend import Message, Messages
 from model_adapters.errors import SteerError
 from model_adapters.harnesses.documents import FIELD, as_chat, messages_of, plain_form, to_field
 from steer_tasks.answers import is_answered, is_right, parse_answer
+from steer_tasks.options import first_of_largest, score_options
 from steer_tasks.protocols import FORMS, Form, Protocol, load_protocol
 from steer_tasks.questions import Question, load_questions
 
@@ -92,25 +93,12 @@ def score_text(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, floa
 
 def score_letters(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
     """`acc`: the right letter is the likeliest of the four; of equal ones the first counts."""
-    return {"acc": float(_first_of_largest([total for total, _ in results]) == doc["answer"])}
+    return {"acc": float(first_of_largest([total for total, _ in results]) == doc["answer"])}
 
 
-def score_options(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
-    """`acc` and `acc_norm`: the right option is the likeliest, as it is and per character. `margin`: its
-    log-probability per character minus that of the best wrong one, in nats per character.
-    """
-    totals = [total for total, _ in results]
-    rates = [total / len(choice) for total, choice in zip(totals, doc["choices"], strict=True)]
-    right = doc["answer"]
-    return {
-        "acc": float(_first_of_largest(totals) == right),
-        "acc_norm": float(_first_of_largest(rates) == right),
-        "margin": rates[right] - max(rate for index, rate in enumerate(rates) if index != right),
-    }
-
-
-def _first_of_largest(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=lambda index: (values[index], -index))
+def score_cloze(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
+    """`acc`, `acc_norm` and `margin` of the options' texts; see `options.score_options`."""
+    return score_options([total for total, _ in results], doc["choices"], doc["answer"])
 
 
 def _messages(doc: Mapping[str, Any]) -> Messages:

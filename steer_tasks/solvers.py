@@ -44,7 +44,7 @@ def steered_generate(
         found = await prepared.get(f"{backend.identity.digest} {label}", make)
         run = backend.identity.run(found.fingerprint)
         spec = Spec(found.fingerprint, found.file, run, state.epoch - 1)
-        body = dict(model.config.extra_body or {})
+        body = extra_body(model)
         if KEY in body:
             raise Refused(
                 f"extra_body has {KEY!r}, and this task says itself what is steered; use steering=FILE instead"
@@ -55,6 +55,16 @@ def steered_generate(
         return state
 
     return solve
+
+
+def extra_body(model: Model) -> dict[str, Any]:
+    """What task, eval and model say in extra_body; a request's own replaces all of it, so ours must repeat it."""
+    try:
+        # Not public, but a model that a task brings along, or that is given as an object, doesn't know the eval's.
+        from inspect_ai.model._generate_config import active_generate_config
+    except ImportError:
+        return dict(model.config.extra_body or {})
+    return {**(model.config.extra_body or {}), **(active_generate_config().extra_body or {})}
 
 
 def steered_api(model: Model) -> SteeredModel:

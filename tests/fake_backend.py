@@ -15,8 +15,8 @@ IDENTITY = ModelIdentity("fake/model", "fake", model_digest="0" * 16, dtype="flo
 
 
 def echo(messages: Messages) -> str:
-    """Says the last message again."""
-    return messages[-1].content
+    """Says every message again."""
+    return " ".join(message.content for message in messages)
 
 
 class SpeakingBackend:

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import re
 import threading
 import time
 from dataclasses import replace
@@ -29,7 +30,6 @@ from inspect_ai.model import (
 from inspect_ai.scorer import Score, mean, scorer
 from inspect_ai.solver import generate
 from inspect_ai.tool import ToolInfo
-from tiny_model import tiny_model
 
 import model_adapters.harnesses.inspect as providers_module
 import steer_tasks.providers  # noqa: F401 (registers the providers)
@@ -37,7 +37,9 @@ from model_adapters.backend import Message, with_system_prompts
 from model_adapters.backends.scripted import ScriptedBackend
 from model_adapters.backends.wrapped import seed_of_sample
 from model_adapters.errors import NotApplied, Refused, SteeringFileError
-from model_adapters.harnesses.inspect import DELEGATED, HookSteered, PromptSteered
+from model_adapters.harnesses.inspect import HookSteered, PromptSteered
+from model_adapters.harnesses.inspect_prompt import DELEGATED
+from model_adapters.harnesses.inspect_arguments import LOCAL
 from model_adapters.harnesses.inspect_engines import ENGINES, Engines
 from model_adapters.harnesses.inspect_messages import inspect_messages, our_messages, sent_text, with_prompts
 from model_adapters.harnesses.inspect_sampling import HONOURED, LEFT_TO_INSPECT, REFUSED, sampling_of
@@ -45,6 +47,7 @@ from model_adapters.harnesses.inspect_spec import Spec, parse_spec, spec_of
 from model_adapters.identity import ModelIdentity
 from model_adapters.steering import CONTROL, AddVector, Steering, SystemPrompt
 from model_adapters.steering_file import save_steering
+from tests.tiny_model import tiny_model
 
 LOOKUP = "__model_info_lookup__"
 CONTROL_SPEC = spec_of(CONTROL, None).as_dict()
@@ -445,6 +448,17 @@ def test_every_field_of_the_generate_config_is_decided():
     assert sum(map(len, tables)) == len(fields)
 
 
+def test_the_documentation_has_the_same_tables(root):
+    """Each argument and each field of the generate config is in its row of docs/inspect.md, and no other is."""
+    lines = (root / "docs" / "inspect.md").read_text(encoding="utf-8").splitlines()
+    cells = [[set(re.findall(r"`(\w+)`", cell)) for cell in line.split("|")[1:3]] for line in lines if line[:1] == "|"]
+    names = [row[0] for row in cells]
+    for table in (HONOURED - {"extra_body"}, {"extra_body"}, LEFT_TO_INSPECT, set(REFUSED)):
+        assert set(table) in names
+    start = next(n for n, row in enumerate(names) if "runner" in row)
+    assert set().union(*names[start : start + 6]) == set(LOCAL)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -637,7 +651,7 @@ def run(model, tmp_path, *, scorer=None, **options):
 
 
 def test_two_steerings_never_share_a_cached_answer(tiny, tmp_path, monkeypatch):
-    """With Inspect's cache on, two steerings of one prompt give two answers, both logged; a third run is a cache hit."""
+    """With Inspect's cache on, two steerings of one prompt give two answers, both logged; a third run hits."""
     asked = []
     backend = asyncio.run(ENGINES.acquire(str(tiny), {"dtype": "float32"}))
     complete = type(backend).complete
@@ -815,7 +829,7 @@ LEFT = {"canonical_name", "input_tokens_name", "compact", "qualified_model_name"
 
 
 def test_every_question_to_a_provider_reaches_the_inner_one(echo):
-    """A method that Inspect adds to its providers must be handed on, answered, or left by name: this test asks for it."""
+    """A method that Inspect adds to providers must be handed on, answered, or left by name: this test asks."""
     public = {name for name in dir(ModelAPI) if not name.startswith("_")}
     assert public - OWN - LEFT == set(DELEGATED)
     api = get_model("prompt_steered/echo_test/m", memoize=False).api

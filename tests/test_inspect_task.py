@@ -23,7 +23,6 @@ from inspect_ai.model import (
 from inspect_ai.model._model import active_model_context_var, init_active_model
 from inspect_ai.scorer import SampleScore, Score, Target, stderr
 from inspect_ai.solver import TaskState
-from tiny_model import tiny_model
 
 import model_adapters.harnesses.inspect as providers_module
 import steer_tasks.providers  # noqa: F401 (registers the providers)
@@ -45,6 +44,7 @@ from steer_tasks.protocols import load_protocol
 from steer_tasks.questions import load_questions
 from steer_tasks.scorers import accuracy, answered, clustered_variance, two_way_stderr
 from steer_tasks.solvers import check_report, steered_api, steered_generate
+from tests.tiny_model import tiny_model
 
 pytestmark = pytest.mark.usefixtures("mmlu")
 
@@ -86,7 +86,8 @@ def scripted(monkeypatch):
 
 def run(task, tmp_path, model="hook_steered/scripted", **options):
     """One eval with a model of its own, no display; the log."""
-    made = get_model(model, memoize=False, **options.pop("model_args", {}))
+    config = options.pop("config", GenerateConfig())
+    made = get_model(model, memoize=False, config=config, **options.pop("model_args", {}))
     [log] = eval(task, model=made, log_dir=str(tmp_path / "logs"), display="none", **options)
     return log
 
@@ -207,7 +208,7 @@ def test_a_model_that_does_not_steer_is_refused_with_the_remedy(under_test, meth
 
 
 def test_a_model_that_does_not_steer_is_refused_before_it_generates(tmp_path):
-    """The same where the task was made before the model was known: the log's error names the remedy, no call is made."""
+    """The same where the task was made before the model was known: the log's error names the remedy."""
     log = run(mmlu_171(), tmp_path, model="mockllm/model", limit=1)
     assert log.status == "error"
     assert "prompt_steered/mockllm/model" in log.error.message
@@ -270,9 +271,7 @@ def test_nothing_is_written_for_what_is_refused(empty_cache, tmp_path):
     assert list(empty_cache.rglob("*.json")) == []
 
 
-@pytest.mark.parametrize(
-    "given", [{"a": 1, "b": "x"}, '{"a": 1, "b": "x"}', ["a=1", "b=x"], "a=1,b=x", "a=1; b=x", {"a": 1, "b": "x"}]
-)
+@pytest.mark.parametrize("given", [{"a": 1, "b": "x"}, '{"a": 1, "b": "x"}', ["a=1", "b=x"], "a=1,b=x", "a=1; b=x"])
 def test_parameters_come_in_every_form_that_a_command_line_makes(given):
     """An object, its JSON, a list of pairs, and one text of pairs mean the same."""
     assert {name: str(value) for name, value in pairs(given).items()} == {"a": "1", "b": "x"}
@@ -336,9 +335,15 @@ def test_a_refusal_of_the_backend_comes_before_any_request(tmp_path, scripted, m
 
 def test_other_entries_of_extra_body_are_kept(tmp_path, scripted):
     """`--extra-body` reaches the provider beside our spec; here the provider refuses what it doesn't know, by name."""
-    log = run(mmlu_171(), tmp_path, limit=1, extra_body={"min_p": 0.1})
-    assert log.status == "error"
-    assert "min_p" in log.error.message
+    task = mmlu_171()
+    task.config.extra_body = {"min_p": 0.1}
+    for log in (
+        run(mmlu_171(), tmp_path, limit=1, extra_body={"min_p": 0.1}),
+        run(mmlu_171(), tmp_path, limit=1, config=GenerateConfig(extra_body={"min_p": 0.1})),
+        run(task, tmp_path, limit=1),
+    ):
+        assert log.status == "error"
+        assert "min_p" in log.error.message
 
 
 def test_two_voices_about_the_steering_are_refused(tmp_path, scripted):
@@ -546,7 +551,7 @@ def test_a_vector_is_found_applied_and_measured(tiny, tmp_path):
 
 
 def test_everything_that_inspect_registers_is_defined_in_one_package(root):
-    """Decorated functions live in steer_tasks alone: Inspect names others differently in editable and wheel installs."""
+    """Decorated functions live in steer_tasks alone: others have other names in editable and wheel installs."""
     kinds = {"task", "solver", "scorer", "metric", "modelapi"}
     found = set()
     for package in ("model_adapters", "judges", "steer_tasks"):

@@ -5,17 +5,16 @@ import math
 from pathlib import Path
 
 import pytest
+from lm_eval import simple_evaluate
+from lm_eval.models.dummy import DummyLM
+from lm_eval.tasks import TaskManager
+from tiny_model import tiny_model
 
 from model_adapters.errors import SteerError
 from model_adapters.harnesses.documents import messages_of, plain_form
+from steer_tasks.lm_eval_support import score_cloze, score_letters, score_text
 from steer_tasks.protocols import load_protocol
 from steer_tasks.questions import load_questions
-
-lm_eval = pytest.importorskip("lm_eval")
-from lm_eval import simple_evaluate  # noqa: E402
-from lm_eval.models.dummy import DummyLM  # noqa: E402
-from lm_eval.tasks import TaskManager  # noqa: E402
-from tiny_model import tiny_model  # noqa: E402
 
 TASKS = Path(__file__).parent.parent / "steer_tasks" / "lm_eval_tasks"
 FORMS = {"": "chain_of_thought", "_mc": "letter", "_cloze": "cloze"}
@@ -121,8 +120,6 @@ def test_few_shot_examples_are_refused(mmlu):
 
 def test_scores_of_texts():
     """A right tag counts in both metrics, a wrong letter only as answered, anything else in neither."""
-    from steer_tasks.lm_eval_support import score_text
-
     document = {"letter": "C"}
     assert score_text(document, ["<answer>c</answer>"]) == {"acc": 1.0, "answered": 1.0}
     assert score_text(document, ["<answer>D</answer>"]) == {"acc": 0.0, "answered": 1.0}
@@ -132,16 +129,14 @@ def test_scores_of_texts():
 
 def test_scores_of_likelihoods_by_hand():
     """acc takes the total, acc_norm and margin the rate per character: checked against hand-worked numbers."""
-    from steer_tasks.lm_eval_support import score_letters, score_options
-
     document = {"choices": ["ab", "abcd", "abcdefgh", "a"], "answer": 2}
     totals = [(-4.0, False), (-6.0, False), (-8.0, True), (-3.0, False)]
     # Rates: -2, -1.5, -1, -3. The likeliest as it stands is the last, per character the third.
-    assert score_options(document, totals) == {"acc": 0.0, "acc_norm": 1.0, "margin": 0.5}
-    assert score_options({**document, "answer": 3}, totals) == {"acc": 1.0, "acc_norm": 0.0, "margin": -2.0}
+    assert score_cloze(document, totals) == {"acc": 0.0, "acc_norm": 1.0, "margin": 0.5}
+    assert score_cloze({**document, "answer": 3}, totals) == {"acc": 1.0, "acc_norm": 0.0, "margin": -2.0}
     assert score_letters({"answer": 3}, totals) == {"acc": 1.0}
     assert score_letters({"answer": 1}, [(-1.0, False)] * 4) == {"acc": 0.0}
-    assert math.isclose(score_options(document, [(-1.0, False)] * 4)["margin"], -1 / 8 + 1 / 8 + (-1 / 8 - -1 / 8))
+    assert score_cloze(document, [(-1.0, False)] * 4)["margin"] == 0.125
 
 
 def test_tasks_run_under_lm_evals_own_hf(mmlu, tmp_path):

@@ -83,7 +83,7 @@ def test_a_file_of_ones_own_is_read(tmp_path):
         (lambda content: content.pop("prompting"), "'prompting' is missing"),
         (lambda content: content.update(extra=1), "unknown key 'extra'"),
         (lambda content: content["forms"].pop("cloze"), "give chain_of_thought, letter, cloze"),
-        (lambda content: content["forms"]["cloze"].update(shows_options="no"), "'shows_options' is missing or not a bool"),
+        (lambda content: content["forms"]["cloze"].update(shows_options="no"), "'shows_options' is missing or not"),
         (lambda content: content["forms"]["cloze"].update(system=""), "'system' is missing"),
     ],
 )
@@ -97,7 +97,7 @@ def test_a_faulty_file_is_refused_by_name(tmp_path, change, said):
 
 
 def test_unknown_names_are_refused_with_the_closest(tmp_path):
-    """A misspelt protocol is refused with a suggestion, a missing file by its path, an unknown form by the known ones."""
+    """A misspelt protocol is refused with a suggestion, a missing file by its path, a form by the known ones."""
     with pytest.raises(SteerError, match="did you mean 'isolated'"):
         load_protocol("isolate")
     with pytest.raises(SteerError, match=r"gone\.yaml does not exist"):

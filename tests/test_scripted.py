@@ -13,7 +13,7 @@ from model_adapters.steering import CONTROL, AddVector, Steering, SystemPrompt
 
 MESSAGES = (Message("user", "Hi"),)
 FUNNY = Steering((SystemPrompt("Be funny."),))
-VECTOR = Steering((AddVector(0, np.ones(4)),))
+VECTOR = Steering((AddVector(0, np.ones(4, np.float32)),))
 
 
 def test_the_function_sees_the_whole_request():

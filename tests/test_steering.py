@@ -1,5 +1,8 @@
 """Interventions and the frozen Steering: algebra, content, fingerprint, and what is refused."""
 
+# Vectors and files are given as lists and texts here, which the product takes.
+# mypy: disable-error-code="arg-type"
+
 import hashlib
 import math
 from dataclasses import FrozenInstanceError, fields, replace
@@ -175,7 +178,7 @@ def test_what_was_given_is_copied():
     """Changing the array, the list or the provenance that a steering was made of changes nothing in it."""
     array, provenance = np.ones(3, dtype=np.float32), {"method": "caa"}
     made = [AddVector(0, array)]
-    steering = Steering(made, provenance)  # type: ignore[arg-type]
+    steering = Steering(made, provenance)
     before = Steering((AddVector(0, [1.0, 1.0, 1.0]),))
     array[0] = 9.0
     made.clear()
@@ -202,8 +205,9 @@ def test_equality_hash_and_fingerprint_agree(one, two):
 def test_other_types_of_number_are_the_same_content():
     """float64 lists, numpy integers, other byte order and -0.0 as a coefficient make no other steering."""
     base = Steering((AddVector(3, [1.0, -2.0, 0.5], 0.0),))
-    for vector in (np.array([1, -2, 0.5]), np.array([1, -2, 0.5], dtype=">f4"), np.array([1, -2, 0.5], dtype=np.float16)):
-        other = Steering((AddVector(np.int64(3), vector, -0.0),))  # type: ignore[arg-type]
+    for dtype in (np.float64, ">f4", np.float16):
+        vector = np.array([1, -2, 0.5], dtype=dtype)
+        other = Steering((AddVector(np.int64(3), vector, -0.0),))
         assert other == base
         assert other.fingerprint == base.fingerprint
         assert other.interventions[0].vector.dtype == np.dtype("float32")  # type: ignore[union-attr]
@@ -231,12 +235,13 @@ def test_one_bit_of_a_vector_is_in_the_fingerprint(place, bit, name):
     before = one.get(name, clamp)
     bits = getattr(before, name).view(np.uint32).copy()
     bits[place] ^= np.uint32(1 << bit)
-    try:
-        after = replace(before, **{name: bits.view(np.float32)})
-    except SteerError as refused:
-        # Not finite itself, or too long for its length to be.
-        assert "NaN or infinity" in str(refused) or "has length inf" in str(refused)
+    turned = bits.view(np.float32)
+    with np.errstate(over="ignore"):
+        is_refused = not np.isfinite(np.linalg.norm(turned) if name == "direction" else turned).all()
+    if is_refused:
+        refusal(lambda: replace(before, **{name: turned}))
         return
+    after = replace(before, **{name: turned})
     assert after != before
     assert Steering((after,)).fingerprint != Steering((before,)).fingerprint
 
@@ -283,7 +288,8 @@ def test_the_fingerprint_is_sha256_of_the_canonical_content():
     )
     expected = hashlib.sha256(canonical.encode()).hexdigest()[:16]
     assert Steering((PROMPT, ADD)).fingerprint == expected == "269da21a2a76bd4f"
-    assert CONTROL.fingerprint == hashlib.sha256(b'["steer-tasks steering 1", []]').hexdigest()[:16] == "33bfe2a95a2d9045"
+    canonical = '["steer-tasks steering 1", []]'
+    assert CONTROL.fingerprint == hashlib.sha256(canonical.encode()).hexdigest()[:16] == "33bfe2a95a2d9045"
 
 
 # What a steering says of itself
@@ -310,7 +316,9 @@ def test_defaults():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e39])
-@pytest.mark.parametrize(("one", "name"), [(ADD, "vector"), (CLAMP, "encoder"), (CLAMP, "decoder"), (ABLATE, "direction")])
+@pytest.mark.parametrize(
+    ("one", "name"), [(ADD, "vector"), (CLAMP, "encoder"), (CLAMP, "decoder"), (ABLATE, "direction")]
+)
 def test_a_vector_is_finite_in_float32(one, name, value):
     """NaN, infinity and what float32 can't hold are refused wherever they stand in a vector."""
     said = refusal(lambda: replace(one, **{name: [1.0, value]}))
@@ -392,7 +400,6 @@ def test_a_system_prompt_is_unicode():
 @pytest.mark.parametrize("thing", ["be funny", np.ones(3), None, Steering()])
 def test_only_interventions_steer(thing):
     """A steering holds interventions and nothing else; the error lists their kinds."""
-    assert refusal(Steering, (thing,)) == (
-        f"{type(thing).__name__} is not an intervention; there are SystemPrompt, AddVector, ClampFeature, AblateDirection"
-    )
+    kinds = "SystemPrompt, AddVector, ClampFeature, AblateDirection"
+    assert refusal(Steering, (thing,)) == f"{type(thing).__name__} is not an intervention; there are {kinds}"
     assert list(KINDS) == ["SystemPrompt", "AddVector", "ClampFeature", "AblateDirection"]

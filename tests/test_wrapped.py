@@ -20,7 +20,13 @@ from model_adapters.steering import CONTROL, AblateDirection, AddVector, Steerin
 IDENTITY = ModelIdentity("some/model", "wrapped", url="http://localhost:1")
 MESSAGES = (Message("system", "Be brief."), Message("user", "Hi"))
 FUNNY = Steering((SystemPrompt("Be funny."),))
-VECTOR = Steering((AddVector(0, np.ones(4)), AddVector(1, np.ones(4)), AblateDirection(1, np.ones(4))))
+VECTOR = Steering(
+    (
+        AddVector(0, np.ones(4, np.float32)),
+        AddVector(1, np.ones(4, np.float32)),
+        AblateDirection(1, np.ones(4, np.float32)),
+    )
+)
 
 
 class Model:

@@ -2,11 +2,11 @@
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from model_adapters.errors import Refused
+from model_adapters.secret import looks_secret
 
 WHAT_IS_STEERED = frozenset(
     {
@@ -15,12 +15,6 @@ WHAT_IS_STEERED = frozenset(
         *("first", "second", "edits", "dictionary", "fingerprint", "file", "system_prompt"),
     }
 )
-LOOKS_SECRET = re.compile(
-    r"(^|_)(api_?key|key|token|secret|password|passwd|credentials?|auth|authorization|bearer)(_|$)"
-)
-
-SECRET_VALUE = re.compile(r"(sk|hf|ghp|gho|glpat|xoxb|AKIA)[-_]?[A-Za-z0-9_-]{16,}")
-
 
 def check_arguments(provider: str, arguments: Mapping[str, Any]) -> None:
     """Raise Refused for an argument that says what is steered, looks like a key, or is not plain data.
@@ -33,8 +27,7 @@ def check_arguments(provider: str, arguments: Mapping[str, Any]) -> None:
                 f"{provider}: -M {name}=… would say what is steered, which Inspect's caches don't see; "
                 "say it in the task's arguments, or with --extra-body"
             )
-        is_secret = isinstance(value, str) and SECRET_VALUE.fullmatch(value)
-        if is_secret or LOOKS_SECRET.search(name.lower()):
+        if looks_secret(name, value):
             raise Refused(
                 f"{provider}: -M {name}=… looks like a key, and Inspect logs it; put keys into the environment"
             )

