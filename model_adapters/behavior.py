@@ -90,7 +90,7 @@ def find_behavior(name: str) -> Behavior:
     if text.casefold().endswith((".yaml", ".yml")):
         if len(name.strip().splitlines()) > 1:
             raise SteerError(f"Behavior file {name.strip()!r} has a line break in its name; rename it")
-        return _user_behavior(Path(name.strip()).expanduser())
+        return _user_behavior(_expanded(name.strip()))
     parts = [part for part in text.split(",") if part.strip()]
     if len(parts) > 1 and all(_study_slug(part) for part in parts):
         raise SteerError(f"Several behaviors in one text {text!r}; give them as a list")
@@ -193,6 +193,13 @@ def _load(path: Path) -> Behavior:
             raise SteerError(f"{path}: dev prompt {prompt!r} is used already; dev and contrast prompts must differ")
         used.add(_same(prompt))
     return behavior
+
+
+def _expanded(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # `~someone` without such a user
+        return Path(name)
 
 
 def _read(path: Path) -> object:

@@ -256,6 +256,8 @@ class Steering:
 
     def __add__(self, other: "Steering") -> "Steering":
         """Both, in order. Raises SteerError for two clamps of one feature and for two replacing system prompts."""
+        if not isinstance(other, Steering):
+            return NotImplemented
         parts = [dict(one.provenance) for one in (self, other) if one.provenance]
         return Steering(self.interventions + other.interventions, {"sum_of": parts} if parts else {})
 

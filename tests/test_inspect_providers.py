@@ -31,7 +31,7 @@ from inspect_ai.scorer import Score, mean, scorer
 from inspect_ai.solver import generate
 from inspect_ai.tool import ToolInfo
 
-import model_adapters.harnesses.inspect as providers_module
+import model_adapters.harnesses.inspect_hook as hook_module
 import steer_tasks.providers  # noqa: F401 (registers the providers)
 from model_adapters.backend import Message, with_system_prompts
 from model_adapters.backends.scripted import ScriptedBackend
@@ -96,7 +96,7 @@ def hook(tiny, **arguments):
 def scripted(monkeypatch):
     """A provider over a scripted backend of the width of nothing in particular."""
     backend = ScriptedBackend(lambda request: f"said under {request.steering.fingerprint}")
-    monkeypatch.setattr(providers_module, "ENGINES", Engines(lambda name, **_: backend))
+    monkeypatch.setattr(hook_module, "ENGINES", Engines(lambda name, **_: backend))
     return get_model("hook_steered/scripted", memoize=False).api, backend
 
 
@@ -109,7 +109,7 @@ def test_making_a_provider_loads_nothing(monkeypatch):
     def opener(name, **arguments):
         raise AssertionError("loaded")
 
-    monkeypatch.setattr(providers_module, "ENGINES", Engines(opener))
+    monkeypatch.setattr(hook_module, "ENGINES", Engines(opener))
     hooked = HookSteered("no/such-model", api_key=LOOKUP)
     prompted = PromptSteered("openai/gpt-4o", api_key=LOOKUP)
     assert hooked._backend is None
@@ -180,7 +180,7 @@ def test_model_arguments_reach_the_engine(monkeypatch):
         opened.append((name, arguments))
         return ScriptedBackend(lambda _: "x")
 
-    monkeypatch.setattr(providers_module, "ENGINES", Engines(opener))
+    monkeypatch.setattr(hook_module, "ENGINES", Engines(opener))
     arguments = {"dtype": "float32", "device": "cpu", "revision": "r1", "max_rows": 3, "max_length": "64"}
     api = get_model(
         "hook_steered/a/b", memoize=False, runner="local", template_arguments='{"x": false}', **arguments
@@ -285,7 +285,7 @@ def test_a_provider_gives_its_model_back(monkeypatch):
         opened.append(Closing(lambda _: "x"))
         return opened[-1]
 
-    monkeypatch.setattr(providers_module, "ENGINES", Engines(opener))
+    monkeypatch.setattr(hook_module, "ENGINES", Engines(opener))
 
     async def run():
         async with get_model("hook_steered/m", memoize=False) as model:
@@ -312,7 +312,7 @@ def test_a_cancelled_request_is_cancelled_in_the_engine(monkeypatch):
                 seen.append("cancelled")
                 raise
 
-    monkeypatch.setattr(providers_module, "ENGINES", Engines(lambda name, **_: Slow(lambda _: "x")))
+    monkeypatch.setattr(hook_module, "ENGINES", Engines(lambda name, **_: Slow(lambda _: "x")))
     api = get_model("hook_steered/m", memoize=False).api
 
     async def run():
@@ -429,7 +429,7 @@ def test_an_answer_under_another_steering_is_withheld(monkeypatch):
         async def complete(self, request):
             return await super().complete(replace(request, steering=CONTROL))
 
-    monkeypatch.setattr(providers_module, "ENGINES", Engines(lambda name, **_: Lying(lambda _: "x")))
+    monkeypatch.setattr(hook_module, "ENGINES", Engines(lambda name, **_: Lying(lambda _: "x")))
     api = get_model("hook_steered/m", memoize=False).api
     spec = Spec(push(1).fingerprint, "unread.json")
     api._steerings._read[(spec.fingerprint, spec.file)] = push(1)

@@ -31,7 +31,9 @@ def vector(tmp_path_factory):
 
 
 def command(root, *words):
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(root), str(root / "startup")]), PYTHONWARNINGS="ignore")
+    environment = dict(
+        os.environ, PYTHONPATH=os.pathsep.join([str(root), str(root / "startup")]), PYTHONWARNINGS="ignore"
+    )
     return [sys.executable, "-c", STOCK, str(root / "startup"), *words], environment
 
 
@@ -49,8 +51,18 @@ def results(folder):
 def test_the_plain_command_finds_model_and_task(root, mmlu, tiny, vector, tmp_path):
     """`lm_eval --model hook_steered --tasks mmlu_171_mc` runs, prints the task, and its results say what ran."""
     done = lm_eval(
-        root, "--model", "hook_steered", "--model_args", f"pretrained={tiny},steering={vector}", "--tasks", "mmlu_171_mc",
-        "--limit", "2", "--output_path", str(tmp_path), "--log_samples",
+        root,
+        "--model",
+        "hook_steered",
+        "--model_args",
+        f"pretrained={tiny},steering={vector}",
+        "--tasks",
+        "mmlu_171_mc",
+        "--limit",
+        "2",
+        "--output_path",
+        str(tmp_path),
+        "--log_samples",
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "mmlu_171_mc" in done.stdout
@@ -92,17 +104,34 @@ def test_every_task_of_ours_is_listed(root):
 def test_negative_numbers_devices_and_batch_sizes_pass_the_command_line(root, mmlu, tiny, tmp_path):
     """What lm-eval's own parser makes of numbers, a device given twice and a batch size is understood."""
     done = lm_eval(
-        root, "--model", "hook_steered", "--model_args",
+        root,
+        "--model",
+        "hook_steered",
+        "--model_args",
         f"pretrained={tiny},device=cpu,method=random_vector,layer=2,dose=0.25,draw=3,dtype=float32",
-        "--device", "cpu", "--batch_size", "4", "--tasks", "mmlu_171_mc", "--limit", "1", "--output_path", str(tmp_path),
+        "--device",
+        "cpu",
+        "--batch_size",
+        "4",
+        "--tasks",
+        "mmlu_171_mc",
+        "--limit",
+        "1",
+        "--output_path",
+        str(tmp_path),
     )
     assert done.returncode == 0, done.stderr[-2000:]
     provenance = results(tmp_path)["config"]["steer"]["provenance"]
     assert provenance["draw"] == 3
     assert (provenance["parameters"]["layer"], provenance["parameters"]["dose"]) == (2, 0.25)
     refused = lm_eval(
-        root, "--model", "hook_steered", "--model_args",
-        f"pretrained={tiny},method=caa,behavior=funny,layer=-1,dose=0.25", "--tasks", "mmlu_171_mc",
+        root,
+        "--model",
+        "hook_steered",
+        "--model_args",
+        f"pretrained={tiny},method=caa,behavior=funny,layer=-1,dose=0.25",
+        "--tasks",
+        "mmlu_171_mc",
     )
     assert "layer is -1" in refused.stderr.strip().splitlines()[-1]
 
@@ -111,8 +140,17 @@ def test_negative_numbers_devices_and_batch_sizes_pass_the_command_line(root, mm
 def test_prompt_steered_runs_from_the_command_line(root, mmlu, tiny, tmp_path):
     """`--model prompt_steered --model_args base=hf,…` runs, and its proof says that a prompt was sent."""
     done = lm_eval(
-        root, "--model", "prompt_steered", "--model_args", f"base=hf,pretrained={tiny},behavior=funny", "--tasks",
-        "mmlu_171_cloze", "--limit", "1", "--output_path", str(tmp_path),
+        root,
+        "--model",
+        "prompt_steered",
+        "--model_args",
+        f"base=hf,pretrained={tiny},behavior=funny",
+        "--tasks",
+        "mmlu_171_cloze",
+        "--limit",
+        "1",
+        "--output_path",
+        str(tmp_path),
     )
     assert done.returncode == 0, done.stderr[-2000:]
     steer = results(tmp_path)["config"]["steer"]
@@ -122,13 +160,20 @@ def test_prompt_steered_runs_from_the_command_line(root, mmlu, tiny, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_run_finds_its_answers_and_its_own_steering_again(root, mmlu, tiny, tmp_path):
-    """After kill -9 half-way the rerun prepares nothing, runs only what is missing, and gives what a whole run gives."""
+    """After kill -9 half-way the rerun prepares nothing, runs what is missing, and gives what a whole run gives."""
     proof, cache = tmp_path / "proof.jsonl", tmp_path / "answers"
-    # A method that samples: a second preparation without the stored one would still be seeded by its draw.
     words = [
-        "--model", "hook_steered", "--model_args",
+        "--model",
+        "hook_steered",
+        "--model_args",
         f"pretrained={tiny},method=caa,behavior=funny,layer=1,coefficient=2,max_rows=1,proof={proof}",
-        "--tasks", "mmlu_171", "--limit", "24", "--gen_kwargs", "max_gen_toks=150", "--log_samples",
+        "--tasks",
+        "mmlu_171",
+        "--limit",
+        "24",
+        "--gen_kwargs",
+        "max_gen_toks=150",
+        "--log_samples",
     ]
     line, environment = command(root, *words, "--use_cache", str(cache), "--output_path", str(tmp_path / "killed"))
     with subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

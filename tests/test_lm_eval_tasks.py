@@ -145,8 +145,14 @@ def test_tasks_run_under_lm_evals_own_hf(mmlu, tmp_path):
     names = ["mmlu_171", "mmlu_171_mc", "mmlu_171_cloze"]
     for flag in (False, True):
         found = simple_evaluate(
-            model="hf", model_args=arguments, tasks=names, task_manager=manager(), limit=2, bootstrap_iters=10,
-            gen_kwargs={"max_gen_toks": 4}, apply_chat_template=flag,
+            model="hf",
+            model_args=arguments,
+            tasks=names,
+            task_manager=manager(),
+            limit=2,
+            bootstrap_iters=10,
+            gen_kwargs={"max_gen_toks": 4},
+            apply_chat_template=flag,
         )["results"]
         assert {"acc,none", "answered,none"} <= found["mmlu_171"].keys()
         assert {"acc,none", "acc_norm,none", "margin,none", "margin_stderr,none"} <= found["mmlu_171_cloze"].keys()
@@ -158,8 +164,11 @@ def test_tasks_run_under_lm_evals_own_hf(mmlu, tmp_path):
 def test_cloze_accuracy_of_the_embedded_model_is_above_chance(mmlu):
     """On the embedded model the options' texts give about .3 of the 171, above the .25 of guessing."""
     found = simple_evaluate(
-        model="hook_steered", model_args={"pretrained": "embedded", "method": "control"}, tasks=["mmlu_171_cloze"],
-        task_manager=manager(), bootstrap_iters=0,
+        model="hook_steered",
+        model_args={"pretrained": "embedded", "method": "control"},
+        tasks=["mmlu_171_cloze"],
+        task_manager=manager(),
+        bootstrap_iters=0,
     )["results"]["mmlu_171_cloze"]
     assert 0.25 < found["acc,none"] < 0.40
     assert 0.25 < found["acc_norm,none"] < 0.40

@@ -1,5 +1,7 @@
 """What a steering does to the residual stream: exact, at the chosen layer and positions, and nowhere else."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from tests.tiny_backend import (
     MANY_STEERINGS,
     N_LAYERS,
     Passes,
+    Recorder,
     ablate,
     added,
     alone,
@@ -109,11 +112,11 @@ def test_a_one_token_prompt_is_all_response(positions):
     with opened() as backend:
         done = alone(backend, Request(Text("a"), added(1, positions=positions), TEN))
         control = alone(backend, Request(Text("a"), CONTROL, TEN))
-        few, ids = run(backend.distributions(Text("a"), control.token_ids, added(1, positions=positions))), control
-        bare = run(backend.distributions(Text("a"), ids.token_ids))
+        steered = run(backend.distributions(Text("a"), control.token_ids, added(1, positions=positions)))
+        bare = run(backend.distributions(Text("a"), control.token_ids))
     assert (done.tokens_in, done.proof.prompt_tokens_touched) == (1, 0)
     assert done.proof.response_tokens_touched == (0 if positions == "prompt" else 10)
-    assert np.array_equal(few, bare) == (positions == "prompt")
+    assert np.array_equal(steered, bare) == (positions == "prompt")
 
 
 def test_vectors_on_one_layer_are_summed_in_float32_before_they_are_cast():
@@ -283,8 +286,6 @@ def test_only_the_engines_own_passes_are_steered():
     with torch.no_grad():
         bare = model(ids).logits
         blocks.plan([added(1, positions="all")], 32)
-        import threading
-
         seen = []
 
         def call():
@@ -379,8 +380,6 @@ def test_other_architectures_are_steered_alike(kind):
     assert len(blocks) == 3
     texts = ["abcdefghijkl", "hello"]
     requests = [Request(Text(text), CONTROL, Sampling(max_tokens=12)) for text in texts]
-    from tests.tiny_backend import Recorder
-
     before = Recorder(blocks)
     with opened(model, tokenizer, max_length=128) as backend:
         after = Recorder(blocks)

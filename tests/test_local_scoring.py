@@ -165,6 +165,30 @@ def test_letters_of_one_question_share_a_row():
         assert [shape[0] for shape in passes.shapes] == [3]
 
 
+@pytest.mark.parametrize("positions", ["all", "prompt", "response"])
+def test_options_of_one_question_read_its_prompt_once(positions):
+    """Options of several lengths after one prompt take one pass for the prompt and one for the options, and score as
+    each does alone, under different steerings, proofs included."""
+    options = ["a", "ab cd", "ab ce", "a longer option", "x"]
+    prompts = [user(f"Which {n}?") for n in range(2)]
+    steerings = [CONTROL, added(1, positions=positions) + Steering((ablate(2, positions=positions),))]
+    asked = [(prompt, option, steering) for prompt in prompts for steering in steerings for option in options]
+    with opened() as backend:
+        alone = [run(backend.score(*one)) for one in asked]
+        with Passes(backend.model) as passes:
+            together = gathered(*(backend.score(*one) for one in asked))
+    read = len(backend.encoding.prompt(prompts[0], CONTROL)[0])
+    # The last token is only predicted, so "a" and "x" are one row, and so are "ab cd" and "ab ce".
+    assert passes.shapes == [(4, read), (12, len("a longer option") - 1)]
+    for one, other in zip(alone, together, strict=True):
+        assert other.logprobs == pytest.approx(one.logprobs, abs=1e-4)
+        assert other.is_greedy == one.is_greedy
+        assert other.proof.response_tokens_touched == one.proof.response_tokens_touched
+        assert other.proof.prompt_tokens_touched == one.proof.prompt_tokens_touched
+        assert other.proof.first_response_token == one.proof.first_response_token
+        assert [layer.dose for layer in other.proof.doses] == pytest.approx([layer.dose for layer in one.proof.doses])
+
+
 def test_rows_are_counted_without_the_letters_that_share_them():
     """Under a ceiling of two rows, two questions of four letters are one pass, and three are two."""
     with opened(rows=2) as backend, Passes(backend.model) as passes:
@@ -316,11 +340,11 @@ def test_a_pass_is_bounded_in_tokens_and_logits(monkeypatch):
     """Long texts and wide continuations go in smaller batches, to bound the memory; the scores are the same."""
     from model_adapters.backends.local import jobs
 
-    asked = [("word " * 20, "abcdefghij"[: n + 1]) for n in range(8)]
+    asked = [(f"{n}" + "word " * 20, "abcdefghij"[: 8 - n]) for n in range(8)]
     with opened() as backend:
         expected = [run(backend.score(Text(a), b)).logprobs for a, b in asked]
         # Wide continuations leave room for three rows, narrow ones for all that remain.
-        for name, limit, rows in (("SCORED_TOKENS", 3 * 115, [3, 3, 2]), ("SCORED_LOGITS", 3 * 11 * 259, [3, 5])):
+        for name, limit, rows in (("SCORED_TOKENS", 3 * 116, [3, 3, 2]), ("SCORED_LOGITS", 3 * 11 * 259, [3, 5])):
             monkeypatch.setattr(jobs, name, limit)
             with Passes(backend.model) as passes:
                 scored = gathered(*(backend.score(Text(a), b) for a, b in asked))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model_adapters.backend import Completion, Message, Messages, Request
+from model_adapters.backend import Message, Messages, Request
 from model_adapters.backends.local.backend import LocalBackend
 from model_adapters.steering import AblateDirection, AddVector, ClampFeature, Steering, SystemPrompt
 from tests.tiny_model import tiny_model
@@ -52,7 +52,7 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(work)
 
 
-def together(backend: LocalBackend, requests: Sequence[Request]) -> list[Any]:
+def together(backend: Any, requests: Sequence[Request]) -> list[Any]:
     """Completions of requests made at the same time, in order; an error stands in its own place."""
 
     async def all_of_them() -> list[Any]:
@@ -61,7 +61,7 @@ def together(backend: LocalBackend, requests: Sequence[Request]) -> list[Any]:
     return run(all_of_them())
 
 
-def alone(backend: LocalBackend, request: Request) -> Completion:
+def alone(backend: Any, request: Request) -> Any:
     """One completion in a batch of its own."""
     return run(backend.complete(request))
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from model_adapters.backends.local.scoring import (
     read_activations,
     rolling_windows,
     score_passages,
+    score_tails,
     token_scores,
 )
 from model_adapters.backends.local.tokens import Dice
@@ -258,10 +259,8 @@ class LocalBackend:
     def _score(self, jobs: Sequence[Scoring]) -> None:
         groups = by_row(jobs)
         leaders = [group[0] for group in groups]
-        wanted = [max(len(job.scored.continuation) for job in group) for group in groups]
         try:
-            self._blocks.plan([job.steering for job in leaders], self.d_model)
-            tables = score_passages([job.scored.passage for job in leaders], wanted, self._forward, self._pad)
+            tables = self._tables(leaders)
             for row, (group, table) in enumerate(zip(groups, tables, strict=True)):
                 for job in group:
                     try:
@@ -270,6 +269,20 @@ class LocalBackend:
                         job.future.set_exception(problem)
         finally:
             self._blocks.clear()
+
+    def _tables(self, rows: Sequence[Scoring]) -> Iterator[Tensor]:
+        """Log-probabilities for each row, `(continuation, vocabulary)`. Rows with one stem read it once."""
+        stems = {job.stem: job for job in rows}
+        if len(stems) == len(rows):
+            self._blocks.plan([job.steering for job in rows], self.d_model)
+            wanted = [len(job.scored.continuation) for job in rows]
+            return score_passages([job.scored.passage for job in rows], wanted, self._forward, self._pad)
+        self._blocks.plan([job.steering for job in stems.values()], self.d_model)
+        places = {stem: place for place, stem in enumerate(stems)}
+        passages = [job.scored.stem for job in stems.values()]
+        wanted = [job.scored.stem_tokens - len(job.scored.context) + 1 for job in stems.values()]
+        tails = [(places[job.stem], job.scored.tail) for job in rows]
+        return score_tails(passages, wanted, tails, self._forward, self._pad)
 
     def _scored_result(self, job: Scoring, row: int, table: Tensor) -> "Likelihood | np.ndarray":
         proof = self._passage_proof(job.scored.passage, job.steering, row)

@@ -49,6 +49,23 @@ class Batch:
         return cls(tokens.to(device), valid.long().to(device), positions.to(device), span)
 
 
+    @classmethod
+    def after(cls, stems: "Batch", which: Tensor, tails: Sequence[list[int]], pad: int) -> "Batch":
+        """Rows that go on after some of `stems`' rows, by index `(batch,)`; all response, padded on the right.
+
+        `attention` covers stem and tail, `(batch, stem + tail)`.
+        """
+        width = max(len(tail) for tail in tails)
+        tokens = torch.full((len(tails), width), pad)
+        for index, tail in enumerate(tails):
+            tokens[index, : len(tail)] = torch.tensor(tail, dtype=torch.long)
+        column = torch.arange(width)[None, :]
+        valid = (column < torch.tensor([len(tail) for tail in tails])[:, None]).to(which.device)
+        attention = torch.cat([stems.attention[which], valid.long()], dim=1)
+        positions = stems.positions[which, -1:] + 1 + column.to(which.device)
+        return cls(tokens.to(which.device), attention, positions, Span(prompt=torch.zeros_like(valid), response=valid))
+
+
 class Forward:
     """Calls the model the way its signature allows."""
 

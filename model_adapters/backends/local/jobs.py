@@ -56,16 +56,25 @@ class Scoring:
     future: "Future[Any]" = field(default_factory=Future)
     kind: str = "scoring"
 
-    @property
+    @cached_property
     def length(self) -> int:
         """Tokens the model reads."""
         return len(self.scored.passage.tokens)
 
     @cached_property
-    def row(self) -> tuple[str, int, tuple[int, ...]]:
+    def stem(self) -> tuple[int, str, int, int, tuple[int, ...]]:
+        """What two jobs have in common whose prompt is read once: the options of a question, for instance.
+
+        It sorts longest first.
+        """
+        scored = self.scored
+        tokens = tuple(scored.stem.tokens)
+        return -len(tokens), self.steering.fingerprint, scored.prompt_tokens, len(scored.context), tokens
+
+    @cached_property
+    def row(self) -> tuple[object, tuple[int, ...]]:
         """What two jobs have in common that one row serves: the letters of a question, for instance."""
-        passage = self.scored.passage
-        return self.steering.fingerprint, passage.prompt_tokens, tuple(passage.tokens)
+        return self.stem, tuple(self.scored.tail)
 
 
 @dataclass
@@ -92,31 +101,26 @@ class Batching:
 
     def choose(self, waiting: Sequence[Any]) -> list[Any]:
         """The next batch out of waiting jobs of one kind."""
-        ordered = sorted(waiting, key=lambda job: -job.length)
-        match ordered[0].kind:
+        match waiting[0].kind:
             case "reading":
-                return ordered[:1]
+                return [max(waiting, key=lambda job: job.length)]
             case "scoring":
-                return self._scorings(ordered)
+                return self._scorings(sorted(waiting, key=lambda job: job.row))
             case _:
-                return ordered[: self.rows]
+                return sorted(waiting, key=lambda job: -job.length)[: self.rows]
 
     def _scorings(self, ordered: Sequence[Scoring]) -> list[Scoring]:
-        most = max(1, min(self.rows, SCORED_TOKENS // max(1, ordered[0].length)))
         chosen: list[Scoring] = []
         rows: set[object] = set()
-        widest = 0
+        longest = widest = 0
         for job in ordered:
-            widest_then = max(widest, len(job.scored.continuation))
             rows_then = len(rows | {job.row})
-            fits = rows_then <= most and rows_then * widest_then * self.vocabulary <= SCORED_LOGITS
-            if chosen and not fits:
-                if job.length < chosen[-1].length:
-                    break  # no chosen row is that short: nothing that follows is served by one
-                continue
+            longest, widest = max(longest, job.length), max(widest, len(job.scored.continuation))
+            fits = rows_then <= self.rows and rows_then * longest <= SCORED_TOKENS
+            if chosen and not (fits and rows_then * widest * self.vocabulary <= SCORED_LOGITS):
+                break  # what one row serves is side by side, so nothing that follows fits
             chosen.append(job)
             rows.add(job.row)
-            widest = widest_then
         return chosen
 
 

@@ -143,9 +143,13 @@ class LayerPlan:
         return steered
 
     def take(self, rows: Tensor) -> "LayerPlan":
-        """The plan for some rows of the batch, by index, measurements included."""
-        place = {int(old): new for new, old in enumerate(rows.tolist())}
-        changes = [(place[row], positions, change) for row, positions, change in self.changes if row in place]
+        """The plan for some rows of the batch, by index, measurements included; a row may be taken several times."""
+        changes = [
+            (new, positions, change)
+            for new, old in enumerate(rows.tolist())
+            for row, positions, change in self.changes
+            if row == old
+        ]
         return LayerPlan(self.prompt[rows], self.response[rows], changes, self.touch.take(rows))
 
 

@@ -30,6 +30,22 @@ class Scored:
         return Passage([*self.context, *self.continuation][:-1], self.prompt_tokens)
 
 
+    @property
+    def stem_tokens(self) -> int:
+        """How many leading tokens every continuation of this prompt has: the context, and prompt that is scored."""
+        return max(len(self.context), self.prompt_tokens)
+
+    @property
+    def stem(self) -> Passage:
+        """What all continuations of this prompt read first."""
+        return Passage(self.passage.tokens[: self.stem_tokens], self.prompt_tokens)
+
+    @property
+    def tail(self) -> list[int]:
+        """What the model reads after the stem; empty where the continuation is one token."""
+        return self.passage.tokens[self.stem_tokens :]
+
+
 @dataclass(frozen=True)
 class TokenScores:
     """One row's result: log-probability of each continuation token, and whether each was the most likely."""
@@ -50,6 +66,42 @@ def score_passages(passages: Sequence[Passage], wanted: Sequence[int], forward: 
     logits = forward(batch.tokens, batch.attention, batch.positions, batch.span, keep=keep).logits
     for row, count in zip(logits, wanted, strict=True):
         yield torch.log_softmax(row[-count:].float(), dim=-1)
+
+
+def score_tails(
+    stems: Sequence[Passage],
+    wanted: Sequence[int],
+    tails: Sequence[tuple[int, list[int]]],
+    forward: Forward,
+    pad: int,
+) -> Iterator[Tensor]:
+    """Two passes: each stem once, then every tail after its stem's keys and values. For each tail, log-probabilities
+    over the vocabulary after the last `wanted` tokens of its stem and after each of its own.
+
+    `tails` are (place of the stem, tokens). The rows of `forward.blocks` are the tails' afterwards. Yields
+    `(wanted + tail, vocabulary)` float32 per tail, one at a time.
+    """
+    batch = Batch.of(stems, pad, forward.device)
+    width = batch.tokens.shape[1]
+    keep = torch.arange(width - max(wanted), width, device=forward.device)
+    longest = max(len(tokens) for _, tokens in tails)
+    output = forward(batch.tokens, batch.attention, batch.positions, batch.span, keep=keep, use_cache=longest > 0)
+    of_stems, which = output.logits, torch.tensor([place for place, _ in tails], device=forward.device)
+    forward.blocks.take(which)
+    of_tails = None
+    if longest:
+        output.past_key_values.batch_select_indices(which)
+        after = Batch.after(batch, which, [tokens for _, tokens in tails], pad)
+        every = torch.arange(longest, device=forward.device)
+        cache = output.past_key_values
+        of_tails = forward(
+            after.tokens, after.attention, after.positions, after.span, cache=cache, keep=every, use_cache=True
+        ).logits
+    for row, (place, tokens) in enumerate(tails):
+        parts = [of_stems[place, -wanted[place] :]]
+        if of_tails is not None:
+            parts.append(of_tails[row, : len(tokens)])
+        yield torch.log_softmax(torch.cat(parts).float(), dim=-1)
 
 
 def token_scores(logprobs: Tensor, continuation: Sequence[int]) -> TokenScores:
