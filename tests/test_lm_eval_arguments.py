@@ -11,7 +11,9 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 from lm_eval_cases import answers, evaluated, foreign, lines, local, request
 
+from model_adapters.backend import Message
 from model_adapters.errors import Refused, SteerError
+from model_adapters.harnesses.documents import FIELD, plain_form, to_field
 from model_adapters.harnesses.lm_eval import HookSteered, PromptSteered
 from model_adapters.harnesses.lm_eval_arguments import HF_ARGUMENTS, hook_arguments
 from model_adapters.harnesses.lm_eval_requests import sampling_of
@@ -190,6 +192,22 @@ def test_an_answer_longer_than_the_model_is_refused_with_the_remedy(tiny):
     model = HookSteered(**local(tiny), method="control", max_length=64)
     with pytest.raises(Refused, match="--gen_kwargs max_gen_toks="):
         model.generate_until([request("generate_until", "a", {"max_gen_toks": 64})], disable_tqdm=True)
+
+
+def test_a_conversation_longer_than_the_model_is_refused_before_any_is_answered(tiny, tmp_path):
+    """A chat prompt is never cut: one that doesn't fit is named, and nothing was spent on the others."""
+    path = tmp_path / "proof.jsonl"
+    model = HookSteered(**local(tiny), method="control", max_length=64, proof=str(path))
+    long = (Message("user", "word " * 20),)
+    asked = [(Message("user", "Hi"),), long]
+    requests = [
+        request("generate_until", plain_form(one), {"max_gen_toks": 2}, doc={FIELD: to_field(one)}, index=place)
+        for place, one in enumerate(asked)
+    ]
+    with pytest.raises(Refused, match="document 1: the prompt has 1[0-9][0-9] tokens, the model takes 64"):
+        model.generate_until(requests, disable_tqdm=True)
+    assert not path.exists()
+    assert len(model.generate_until(requests[:1], disable_tqdm=True)) == 1
 
 
 def test_repeats_are_different_samples_and_the_same_again_in_the_next_run(tiny, tmp_path):

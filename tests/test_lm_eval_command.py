@@ -170,7 +170,7 @@ def test_a_killed_run_finds_its_answers_and_its_own_steering_again(root, mmlu, t
         "--tasks",
         "mmlu_171",
         "--limit",
-        "24",
+        "22",
         "--gen_kwargs",
         "max_gen_toks=150",
         "--log_samples",
@@ -183,7 +183,7 @@ def test_a_killed_run_finds_its_answers_and_its_own_steering_again(root, mmlu, t
             process.send_signal(signal.SIGKILL)
     assert not list((tmp_path / "killed").rglob("results_*.json"))
     before = [json.loads(text) for text in proof.read_text().splitlines()]
-    assert 6 <= len(before) < 24
+    assert 6 <= len(before) < 22
     preparations = preparation_times()
 
     done = lm_eval(root, *words, "--use_cache", str(cache), "--output_path", str(tmp_path / "resumed"))
@@ -191,7 +191,7 @@ def test_a_killed_run_finds_its_answers_and_its_own_steering_again(root, mmlu, t
     after = [json.loads(text) for text in proof.read_text().splitlines()][len(before) :]
     answered = {entry["doc_id"] for entry in before}
     # The answer at hand when the process died may be proved and not yet stored, so one may run twice.
-    assert {entry["doc_id"] for entry in after} | answered == set(range(24))
+    assert {entry["doc_id"] for entry in after} | answered == set(range(22))
     assert len({entry["doc_id"] for entry in after} & answered) <= 1
     assert {entry["run"] for entry in before + after} == {results(tmp_path / "resumed")["config"]["steer"]["run"]}
     assert preparation_times() == preparations

@@ -146,6 +146,13 @@ class HookSteered(LM):
         if isinstance(prompt, Text):
             text, cut = cut_from_left(prompt.text, room, self.backend.encoding)
             prompt = Text(text, prompt.entered)
+        else:
+            length = len(self.backend.encoding.prompt(prompt, self.steering)[0])
+            if length >= self.backend.max_length:
+                raise Refused(
+                    f"{named(request)}: the prompt has {length} tokens, the model takes {self.backend.max_length} with "
+                    "the answer; leave this document out (--limit, --samples), or use a model that takes more"
+                )
         return Request(prompt, self.steering, replace(sampling, stop=stop), sample_index), cut
 
     def _answers(
