@@ -113,7 +113,8 @@ async def main() -> None:
     backend = open_local("embedded")
     console.print(f"behavior “{behavior.text}”; {len(asked.questions)} questions from {asked.source}")
     steerings = await arms(backend, behavior)
-    console.print(f"{len(steerings)} arms prepared after {time.monotonic() - began:.0f} s; measuring them in one batch …")
+    prepared_s = time.monotonic() - began
+    console.print(f"{len(steerings)} arms prepared after {prepared_s:.0f} s; measuring them together …")
     # Rows of one forward pass carry different steerings, so the arms share passes instead of queueing.
     found = await asyncio.gather(
         *(measure(backend, steering, asked.questions, protocol) for steering in steerings.values())
@@ -127,8 +128,8 @@ async def main() -> None:
     console.print(
         f"measured in {time.monotonic() - began:.0f} s\n"
         "cloze: the right option's text is the likeliest of four, chance 0.25; margin: log-probability per character\n"
-        "of the right option minus the best wrong one; ±: one standard error over questions; answered: a letter between\n"
-        f"<answer> tags within {ANSWER_TOKENS} tokens; dose: mean ‖added‖ / ‖residual‖ over the steered tokens."
+        "of the right option minus the best wrong one; ±: one standard error over questions; answered: a letter\n"
+        f"between <answer> tags within {ANSWER_TOKENS} tokens; dose: mean ‖added‖ / ‖residual‖ over the steered tokens."
     )
 
 

@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="steer", description="Steer a language model and measure it in lm-eval and Inspect.")
+    about = "Steer a language model and measure it in lm-eval and Inspect."
+    top = argparse.ArgumentParser(prog="steer", description=about)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], None], help_text: str) -> argparse.ArgumentParser:
@@ -48,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("method", help="a method's name; `steer methods` lists them")
     one.add_argument("--behavior", help="a slug, the study's text, a YAML file, or any other text")
     one.add_argument("--model", required=True, help="`embedded`, a Hugging Face id, or a folder")
-    one.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="a method's parameter")
+    one.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="a parameter")
     one.add_argument("--draw", type=int, default=0, help="seeds a method that samples (default 0)")
     one.add_argument("--redraw", action="store_true", help="search again even where it was prepared before")
     one.add_argument("--dtype", help="auto, float32, bfloat16 or float16")

@@ -45,7 +45,8 @@ def _versions() -> list[str]:
             lines.append(_line(name, f"not installed; pip install {name}", missing=True))
     for name, remedy in OPTIONAL.items():
         found = importlib.util.find_spec(name) is not None
-        lines.append(_line(name, version(name) if found else f"not installed, and only its own models need it: {remedy}"))
+        absent = f"not installed, and only its own models need it: {remedy}"
+        lines.append(_line(name, version(name) if found else absent))
     return lines
 
 

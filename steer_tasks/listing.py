@@ -52,7 +52,8 @@ def behaviors_text() -> str:
 def steering_text(steering: Steering) -> str:
     """A steering line by line: fingerprint, interventions with their sizes, provenance."""
     lines = [f"fingerprint  {steering.fingerprint}"]
-    lines += [f"does         {intervention_text(one)}" for one in steering.interventions] or ["does         nothing (control)"]
+    done = [intervention_text(one) for one in steering.interventions] or ["nothing (control)"]
+    lines += [f"does         {text}" for text in done]
     for key, value in steering.provenance.items():
         if isinstance(value, dict):
             shown = ", ".join(f"{name}={entry}" for name, entry in value.items() if entry not in (None, {}, ""))

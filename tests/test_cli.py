@@ -31,7 +31,7 @@ def test_methods_lists_every_method_with_its_parameters(capsys: pytest.CaptureFi
     """`steer methods` names every method and the parameters that command lines take."""
     assert main(["methods"]) == 0
     out = capsys.readouterr().out
-    for expected in ("caa ", "combined ", "control ", "prompt ", "random_vector ", "dose=", "match=", "first=…  (FILE)"):
+    for expected in ("caa ", "combined ", "control ", "prompt ", "random_vector ", "dose=", "first=…  (FILE)"):
         assert expected in out
 
 

@@ -38,10 +38,10 @@ from model_adapters.backends.scripted import ScriptedBackend
 from model_adapters.backends.wrapped import seed_of_sample
 from model_adapters.errors import NotApplied, Refused, SteeringFileError
 from model_adapters.harnesses.inspect import HookSteered, PromptSteered
-from model_adapters.harnesses.inspect_prompt import DELEGATED
 from model_adapters.harnesses.inspect_arguments import LOCAL
 from model_adapters.harnesses.inspect_engines import ENGINES, Engines
 from model_adapters.harnesses.inspect_messages import inspect_messages, our_messages, sent_text, with_prompts
+from model_adapters.harnesses.inspect_prompt import DELEGATED
 from model_adapters.harnesses.inspect_sampling import HONOURED, LEFT_TO_INSPECT, REFUSED, sampling_of
 from model_adapters.harnesses.inspect_spec import Spec, parse_spec, spec_of
 from model_adapters.identity import ModelIdentity

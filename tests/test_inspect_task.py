@@ -24,7 +24,7 @@ from inspect_ai.model._model import active_model_context_var, init_active_model
 from inspect_ai.scorer import SampleScore, Score, Target, stderr
 from inspect_ai.solver import TaskState
 
-import model_adapters.harnesses.inspect as providers_module
+import model_adapters.harnesses.inspect_hook as providers_module
 import steer_tasks.providers  # noqa: F401 (registers the providers)
 from model_adapters.backends.scripted import ScriptedBackend
 from model_adapters.errors import NotApplied, Refused, SteerError

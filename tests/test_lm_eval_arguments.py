@@ -204,7 +204,7 @@ def test_a_conversation_longer_than_the_model_is_refused_before_any_is_answered(
         request("generate_until", plain_form(one), {"max_gen_toks": 2}, doc={FIELD: to_field(one)}, index=place)
         for place, one in enumerate(asked)
     ]
-    with pytest.raises(Refused, match="document 1: the prompt has 1[0-9][0-9] tokens, the model takes 64"):
+    with pytest.raises(Refused, match=r"document 1: the prompt has 1[0-9][0-9] tokens, the model takes 64"):
         model.generate_until(requests, disable_tqdm=True)
     assert not path.exists()
     assert len(model.generate_until(requests[:1], disable_tqdm=True)) == 1

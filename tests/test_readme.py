@@ -68,7 +68,7 @@ def test_every_command_runs_in_order(tmp_path: Path, mmlu: Path) -> None:
 
 
 def test_own_method_is_one_complete_file(tmp_path: Path) -> None:
-    """The README's method, saved as one more file of the methods folder, is found, takes its parameters, and prepares."""
+    """The README's method, saved as one more file of the methods folder, is found and prepares."""
     source = next(block for block in blocks("python") if "MeanOfPrompts" in block)
     (tmp_path / "mean_of_prompts.py").write_text(source)
     code = f"""
@@ -81,7 +81,8 @@ from model_adapters import build_method, find_behavior, prepare
 from model_adapters.backends.local import open_local
 from tests.tiny_model import tiny_model
 model = open_local(str(tiny_model(Path({str(tmp_path)!r}) / "tiny")))
-prepared = asyncio.run(prepare(build_method("mean_of_prompts", {{"layer": "2", "dose": "0.5"}}), find_behavior("funny"), model))
+method = build_method("mean_of_prompts", {{"layer": "2", "dose": "0.5"}})
+prepared = asyncio.run(prepare(method, find_behavior("funny"), model))
 print(prepared.steering.layers, prepared.steering.provenance["method"])
 model.close()
 """
