@@ -10,13 +10,13 @@ import pytest
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
-from tiny_model import tiny_model
 
 from model_adapters.backend import Message
 from model_adapters.harnesses.documents import FIELD, to_field
 from model_adapters.steering import AddVector, Steering, SystemPrompt
 from model_adapters.steering_file import save_steering
 from steer_tasks import _lm_eval_patch
+from tests.tiny_model import tiny_model
 
 OURS = Path(__file__).parent.parent / "steer_tasks" / "lm_eval_tasks"
 ROWS = [

@@ -9,7 +9,6 @@ import lm_eval_cases
 import numpy as np
 import pytest
 from lm_eval.models.huggingface import HFLM
-from lm_eval_cases import answers, evaluated, foreign, lines, local, request
 
 from model_adapters.backend import Message
 from model_adapters.errors import Refused, SteerError
@@ -19,6 +18,7 @@ from model_adapters.harnesses.lm_eval_arguments import HF_ARGUMENTS, hook_argume
 from model_adapters.harnesses.lm_eval_requests import sampling_of
 from model_adapters.steering import AddVector, Steering
 from model_adapters.steering_file import save_steering
+from tests.lm_eval_cases import answers, evaluated, foreign, lines, local, request
 
 DOCS = Path(__file__).parent.parent / "docs" / "lm_eval.md"
 pytestmark = pytest.mark.usefixtures("registered")

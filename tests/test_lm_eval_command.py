@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_model import tiny_model
 
 from model_adapters.steering import AddVector, Steering
 from model_adapters.steering_file import save_steering
+from tests.tiny_model import tiny_model
 
 # What site-packages does for an installed package: its start-up file runs, then the stock program.
 STOCK = "import site, runpy, sys; site.addsitedir(sys.argv.pop(1)); runpy.run_module('lm_eval', run_name='__main__')"

@@ -4,14 +4,25 @@ import lm_eval_cases
 import numpy as np
 import pytest
 from lm_eval.models.huggingface import HFLM
-from lm_eval_cases import MESSAGES, ROWS, answers, close, evaluated, foreign, lines, local, message_request, request
-from tiny_model import tiny_model
 
 from model_adapters.errors import Refused
 from model_adapters.harnesses.documents import FIELD, plain_form, to_field
 from model_adapters.harnesses.lm_eval import HookSteered, PromptSteered
 from model_adapters.steering import AddVector, Steering
 from model_adapters.steering_file import save_steering
+from tests.lm_eval_cases import (
+    MESSAGES,
+    ROWS,
+    answers,
+    close,
+    evaluated,
+    foreign,
+    lines,
+    local,
+    message_request,
+    request,
+)
+from tests.tiny_model import tiny_model
 
 pytestmark = pytest.mark.usefixtures("registered")
 

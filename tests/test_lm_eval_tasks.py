@@ -8,13 +8,13 @@ import pytest
 from lm_eval import simple_evaluate
 from lm_eval.models.dummy import DummyLM
 from lm_eval.tasks import TaskManager
-from tiny_model import tiny_model
 
 from model_adapters.errors import SteerError
 from model_adapters.harnesses.documents import messages_of, plain_form
 from steer_tasks.lm_eval_support import score_cloze, score_letters, score_text
 from steer_tasks.protocols import load_protocol
 from steer_tasks.questions import load_questions
+from tests.tiny_model import tiny_model
 
 TASKS = Path(__file__).parent.parent / "steer_tasks" / "lm_eval_tasks"
 FORMS = {"": "chain_of_thought", "_mc": "letter", "_cloze": "cloze"}

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from question_files import as_dict, refusal, write_json, write_parquet
 
 from model_adapters.errors import SteerError
 from steer_tasks.question_digests import committed, joint_digest, normalised, row_digest
 from steer_tasks.question_rows import Row, csv_rows, json_rows, jsonl_rows, parquet_rows
 from steer_tasks.question_sources import sample_rows
+from tests.question_files import as_dict, refusal, write_json, write_parquet
 
 MADE_UP = Row("sums", "How much is\n1 + 1?", ("0", "1", "2", "3"), 2, "row 1")
 FOUR = st.lists(st.text(), min_size=4, max_size=4).map(tuple)

@@ -14,11 +14,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from question_files import refusal, write_parquet
 
 from steer_tasks.question_digests import committed, joint_digest, normalised, row_digest
 from steer_tasks.question_sources import FILE, REVISION, hub_refusal, lm_eval_rows
 from steer_tasks.questions import load_questions
+from tests.question_files import refusal, write_parquet
 
 
 @pytest.fixture

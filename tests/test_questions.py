@@ -7,10 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from question_files import refusal, write_csv, write_json, write_parquet
 
 from steer_tasks.question_digests import committed, joint_digest
 from steer_tasks.questions import Question, load_questions
+from tests.question_files import refusal, write_csv, write_json, write_parquet
 
 
 @pytest.fixture
