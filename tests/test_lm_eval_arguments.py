@@ -5,7 +5,6 @@ import json
 import re
 from pathlib import Path
 
-import lm_eval_cases
 import numpy as np
 import pytest
 from lm_eval.models.huggingface import HFLM
@@ -18,6 +17,7 @@ from model_adapters.harnesses.lm_eval_arguments import HF_ARGUMENTS, hook_argume
 from model_adapters.harnesses.lm_eval_requests import sampling_of
 from model_adapters.steering import AddVector, Steering
 from model_adapters.steering_file import save_steering
+from tests import lm_eval_cases
 from tests.lm_eval_cases import answers, evaluated, foreign, lines, local, request
 
 DOCS = Path(__file__).parent.parent / "docs" / "lm_eval.md"

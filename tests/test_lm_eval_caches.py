@@ -4,7 +4,6 @@ import asyncio
 import json
 import threading
 
-import lm_eval_cases
 import pytest
 from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
@@ -12,6 +11,7 @@ from lm_eval.models.huggingface import HFLM
 from model_adapters.errors import Refused, SteerError
 from model_adapters.harnesses.documents import plain_form
 from model_adapters.harnesses.lm_eval import HookSteered, PromptSteered
+from tests import lm_eval_cases
 from tests.lm_eval_cases import MESSAGES, ROWS, evaluated, foreign, local, message_request, request
 
 tiny = lm_eval_cases.tiny

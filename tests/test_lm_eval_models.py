@@ -1,6 +1,5 @@
 """`hook_steered` in lm-eval: parity with `hf`, and which prompt is sent."""
 
-import lm_eval_cases
 import numpy as np
 import pytest
 from lm_eval.models.huggingface import HFLM
@@ -10,6 +9,7 @@ from model_adapters.harnesses.documents import FIELD, plain_form, to_field
 from model_adapters.harnesses.lm_eval import HookSteered, PromptSteered
 from model_adapters.steering import AddVector, Steering
 from model_adapters.steering_file import save_steering
+from tests import lm_eval_cases
 from tests.lm_eval_cases import (
     MESSAGES,
     ROWS,

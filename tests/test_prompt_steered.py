@@ -4,7 +4,6 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import lm_eval_cases
 import pytest
 from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
@@ -12,6 +11,7 @@ from lm_eval.models.huggingface import HFLM
 from model_adapters.errors import Refused, SteerError
 from model_adapters.harnesses.documents import plain_form
 from model_adapters.harnesses.lm_eval import PromptSteered
+from tests import lm_eval_cases
 from tests.lm_eval_cases import MESSAGES, answers, close, evaluated, foreign, lines, local, message_request
 
 pytestmark = pytest.mark.usefixtures("registered")
