@@ -1,5 +1,7 @@
 """`prompt_steered`: a prompt-only steering in front of any model of lm-eval. Imports lm-eval; torch only where the
 model behind it does."""
+    if arguments.get("pretrained") == EMBEDDED:
+        arguments = {**arguments, "pretrained": model_path(EMBEDDED)}
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,6 +13,7 @@ from lm_eval.api.model import LM, hash_args
 from lm_eval.api.registry import get_model
 
 from model_adapters.backend import Message, Messages, Sampling, with_system_prompts
+from model_adapters.backends.local.embedded import EMBEDDED, model_path
 from model_adapters.backends.wrapped import Answer, WrappedBackend, sent_proof
 from model_adapters.errors import Refused, SteerError
 from model_adapters.harnesses.documents import as_chat, messages_of, plain_form
