@@ -1,7 +1,5 @@
 """`prompt_steered`: a prompt-only steering in front of any model of lm-eval. Imports lm-eval; torch only where the
 model behind it does."""
-    if arguments.get("pretrained") == EMBEDDED:
-        arguments = {**arguments, "pretrained": model_path(EMBEDDED)}
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -223,6 +221,8 @@ def _opened(base: str, arguments: Mapping[str, Any]) -> Any:
         raise SteerError(
             f"base={base} is none of lm-eval's models; base=hf and base=local-chat-completions are"
         ) from problem
+    if arguments.get("pretrained") == EMBEDDED:
+        arguments = {**arguments, "pretrained": model_path(EMBEDDED)}
     return made.create_from_arg_obj(dict(arguments), None)
 
 
