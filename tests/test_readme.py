@@ -14,11 +14,12 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TASK = """
 from inspect_ai import Task, task
 from inspect_ai.dataset import Sample
+from inspect_ai.model import GenerateConfig
 
 
 @task
 def mine():
-    return Task(dataset=[Sample(input="Say hello.")], config={"max_tokens": 4})
+    return Task(dataset=[Sample(input="Say hello.")], config=GenerateConfig(max_tokens=4))
 """
 
 
