@@ -1,14 +1,15 @@
 """What is asked of a model and what comes back: Request, Completion, Proof, and the Backend protocol. No torch here."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from model_adapters.behavior import Behavior
 from model_adapters.errors import NotApplied, Refused
 from model_adapters.identity import ModelIdentity
-from model_adapters.steering import CONTROL, Steering, SystemPrompt
+from model_adapters.steering import CONTROL, FeatureEdit, Steering, SystemPrompt
 
 Role = Literal["system", "user", "assistant"]
 
@@ -104,6 +105,7 @@ class Proof:
     `measured`: counted and measured in the forward passes by our own engine. `probed`: a probe at start-up told a
     steered from an unsteered answer. `acknowledged`: a service accepted it. `sent`: a prompt, seen in `messages_sent`.
     Token counts are those whose residual was changed, in the frame of `steering.Positions`; None below `measured`.
+    `conditions_met` counts, for each `When` in the order they are written, outer before inner, the tokens that met it.
     """
 
     level: ProofLevel
@@ -113,18 +115,22 @@ class Proof:
     response_tokens_touched: int | None = None
     first_response_token: bool | None = None
     doses: tuple[LayerDose, ...] = ()
+    conditions_met: tuple[int, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
         return asdict(self)
 
 
-StopReason = Literal["stop", "stop_string", "max_tokens", "context_length", "unknown"]
+StopReason = Literal["stop", "stop_string", "max_tokens", "context_length", "interrupt", "unknown"]
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer. `tokens_out` counts the generated tokens, the end-of-turn token included."""
+    """One answer. `tokens_out` counts the generated tokens, the end-of-turn token included.
+
+    `events` names the steering's events that ended it, where `stop_reason` is `interrupt`.
+    """
 
     text: str
     tokens_in: int | None
@@ -134,6 +140,7 @@ class Completion:
     proof: Proof
     seed: int | None = None
     token_ids: tuple[int, ...] | None = None
+    events: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -237,6 +244,25 @@ class SuggestsFeatures(Protocol):
 
     async def suggest_features(self, description: str, limit: int) -> tuple[SuggestedFeature, ...]:
         """The `limit` best-fitting features, best first."""
+        ...
+
+
+@dataclass(frozen=True)
+class SuggestedEdits:
+    """What an automatic steering chose: edits by index, labels, the dictionary's digest, and how they were found."""
+
+    edits: tuple[FeatureEdit, ...]
+    labels: Mapping[int, str]
+    dictionary: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class SuggestsEdits(Protocol):
+    """Finds edits for a behavior by itself; services with automatic steering do."""
+
+    async def suggest_edits(self, behavior: Behavior, draw: int) -> SuggestedEdits:
+        """One draw of edits. Services that don't know draws choose anew at every call."""
         ...
 
 

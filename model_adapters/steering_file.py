@@ -19,8 +19,14 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from model_adapters.conditions import CONDITIONS, Reading
 from model_adapters.errors import SteerError, SteeringFileError
-from model_adapters.steering import KINDS, VECTORS, Intervention, Steering
+from model_adapters.interventions import FeatureEdit
+from model_adapters.steering import KINDS, VECTORS, Steering
+from model_adapters.values import ByContent
+
+VALUES: Mapping[str, type] = {**KINDS, **{kind.__name__: kind for kind in (*CONDITIONS, Reading, FeatureEdit)}}
+"""Every kind of value that a steering is made of, by its name."""
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -46,16 +52,7 @@ def save_steering(steering: Steering, path: str | Path) -> Path:
     path = Path(path)
     path = path if path.suffix == ".json" else path.with_name(path.name + ".json")
     tensors: dict[str, np.ndarray] = {}
-    entries = []
-    for number, one in enumerate(steering.interventions):
-        entry: dict[str, object] = {"kind": type(one).__name__}
-        for item in fields(one):
-            value = getattr(one, item.name)
-            if item.name in VECTORS:
-                tensors[f"{number}.{item.name}"] = value
-            else:
-                entry[item.name] = value
-        entries.append(entry)
+    entries = [_entry(str(number), one, tensors) for number, one in enumerate(steering.interventions)]
     document = {
         "format": Steering.format,
         "fingerprint": steering.fingerprint,
@@ -83,6 +80,26 @@ def save_steering(steering: Steering, path: str | Path) -> Path:
     return path
 
 
+def _entry(place: str, value: ByContent, tensors: dict[str, np.ndarray]) -> dict[str, object]:
+    """One value as JSON; its vectors go to `tensors` under their place, such as `0.condition.left.encoder`."""
+    entry: dict[str, object] = {"kind": type(value).__name__}
+    for item in fields(value):  # type: ignore[arg-type]
+        held = getattr(value, item.name)
+        if item.name in VECTORS:
+            tensors[f"{place}.{item.name}"] = held
+        else:
+            entry[item.name] = _plain(f"{place}.{item.name}", held, tensors)
+    return entry
+
+
+def _plain(place: str, held: object, tensors: dict[str, np.ndarray]) -> object:
+    if isinstance(held, ByContent):
+        return _entry(place, held, tensors)
+    if isinstance(held, tuple):
+        return [_plain(f"{place}.{number}", one, tensors) for number, one in enumerate(held)]
+    return held
+
+
 def _fresh_vectors(path: Path, fingerprint: str) -> Path:
     return path.with_name(f".{path.stem}.{fingerprint}.safetensors")
 
@@ -99,9 +116,9 @@ def load_steering(path: str | Path) -> Steering:
     vectors = fresh if fresh.is_file() else path.with_suffix(".safetensors")
     tensors = _tensors(vectors) if _needs_vectors(entries) else {}
     try:
-        interventions = tuple(_intervention(number, entry, tensors) for number, entry in enumerate(entries))
+        interventions = tuple(_intervention(str(number), entry, tensors) for number, entry in enumerate(entries))
         steering = Steering(interventions, document["provenance"])
-    except SteerError as problem:
+    except (SteerError, RecursionError) as problem:
         raise SteeringFileError(f"{path}: not a whole steering ({problem}); prepare it again") from problem
     if steering.fingerprint != document["fingerprint"]:
         raise SteeringFileError(
@@ -136,9 +153,15 @@ def _looks_pickled(raw: bytes) -> bool:
     return raw[:1] == b"\x80" or raw[:4] == b"PK\x03\x04"
 
 
-def _needs_vectors(entries: list[Any]) -> bool:
-    named = {str(entry.get("kind")) for entry in entries if isinstance(entry, dict)}
-    return any(item.name in VECTORS for name in named & KINDS.keys() for item in fields(KINDS[name]))
+def _needs_vectors(entries: object) -> bool:
+    """Whether an entry, or one inside it, is of a kind that holds vectors."""
+    if isinstance(entries, list):
+        return any(_needs_vectors(one) for one in entries)
+    if not isinstance(entries, dict):
+        return False
+    kind = VALUES.get(str(entries.get("kind")))
+    holds = kind is not None and any(item.name in VECTORS for item in fields(kind))
+    return holds or any(_needs_vectors(one) for one in entries.values())
 
 
 def _tensors(path: Path) -> dict[str, np.ndarray]:
@@ -158,18 +181,26 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
         raise SteeringFileError(f"{path}: holds {problem} values; vectors are float32: prepare it again") from problem
 
 
-def _intervention(number: int, entry: Any, tensors: Mapping[str, np.ndarray]) -> Intervention:
+def _intervention(place: str, entry: Any, tensors: Mapping[str, np.ndarray]) -> Any:
     name = entry.get("kind") if isinstance(entry, dict) else entry
-    kind = KINDS.get(str(name))
-    if kind is None:
+    if str(name) not in KINDS:
         raise SteerError(f"unknown intervention {name!r}")
+    return _value(place, entry, tensors)
+
+
+def _value(place: str, entry: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Any:
+    """The value that `_entry` made an entry of."""
+    name = entry.get("kind")
+    kind = VALUES.get(str(name))
+    if kind is None:
+        raise SteerError(f"unknown kind {name!r} at {place}")
     names = {item.name for item in fields(kind)}
     unknown = set(entry) - (names - VECTORS) - {"kind"}
     if unknown:
         raise SteerError(f"{name} has no field {', '.join(sorted(unknown))}")
-    values = {key: entry[key] for key in names - VECTORS if key in entry}
+    values = {key: _held(f"{place}.{key}", entry[key], tensors) for key in names - VECTORS if key in entry}
     for field_name in names & VECTORS:
-        label = f"{number}.{field_name}"
+        label = f"{place}.{field_name}"
         if label not in tensors:
             raise SteerError(f"vector {label} is missing")
         if tensors[label].dtype != np.float32:
@@ -177,5 +208,12 @@ def _intervention(number: int, entry: Any, tensors: Mapping[str, np.ndarray]) ->
         values[field_name] = tensors[label]
     if missing := sorted(names - values.keys()):
         raise SteerError(f"{name} has no {', '.join(missing)}")
-    made: Intervention = kind(**values)
-    return made
+    return kind(**values)
+
+
+def _held(place: str, held: Any, tensors: Mapping[str, np.ndarray]) -> Any:
+    if isinstance(held, dict):
+        return _value(place, held, tensors)
+    if isinstance(held, list):
+        return [_held(f"{place}.{number}", one, tensors) for number, one in enumerate(held)]
+    return held

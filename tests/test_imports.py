@@ -20,17 +20,22 @@ HOSTS = {"lm_eval", "inspect_ai"}
 # Floor -> what of ours it may import. A floor is the longest of these names that begins a module's name; a name
 # covers what is below it. The four modules of `model_adapters` that stand alone are what everybody may build on.
 GROUND = {"model_adapters.errors", "model_adapters.cache"}
-DATA = GROUND | {"model_adapters.steering", "model_adapters.steering_file", "model_adapters.behavior"}
+VALUES = GROUND | {"model_adapters.values"}
+STEERING = VALUES | {"model_adapters.conditions", "model_adapters.interventions", "model_adapters.steering"}
+DATA = STEERING | {"model_adapters.steering_file", "model_adapters.behavior"}
 SEAM = DATA | {"model_adapters.backend", "model_adapters.identity"}
 MAY_IMPORT = {
     "model_adapters.errors": set(),
     "model_adapters.cache": {"model_adapters.errors"},
     "model_adapters.behavior": GROUND,
-    "model_adapters.steering": GROUND,
+    "model_adapters.values": GROUND,
+    "model_adapters.conditions": VALUES,
+    "model_adapters.interventions": VALUES | {"model_adapters.conditions"},
+    "model_adapters.steering": STEERING,
     "model_adapters.steering_file": DATA,
     "model_adapters.identity": DATA,
     "model_adapters.backend": SEAM,
-    "model_adapters.features": GROUND | {"model_adapters.steering", "model_adapters.features"},
+    "model_adapters.features": DATA | {"model_adapters.identity", "model_adapters.features"},
     # Other modules at the top of the package serve methods or join them with the seam; they run no model themselves.
     "model_adapters": {"model_adapters"},
     "model_adapters.methods": {"model_adapters"},

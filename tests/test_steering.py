@@ -400,6 +400,6 @@ def test_a_system_prompt_is_unicode():
 @pytest.mark.parametrize("thing", ["be funny", np.ones(3), None, Steering()])
 def test_only_interventions_steer(thing):
     """A steering holds interventions and nothing else; the error lists their kinds."""
-    kinds = "SystemPrompt, AddVector, ClampFeature, AblateDirection"
+    kinds = "SystemPrompt, AddVector, ClampFeature, AblateDirection, EditFeatures, When"
     assert refusal(Steering, (thing,)) == f"{type(thing).__name__} is not an intervention; there are {kinds}"
-    assert list(KINDS) == ["SystemPrompt", "AddVector", "ClampFeature", "AblateDirection"]
+    assert list(KINDS) == ["SystemPrompt", "AddVector", "ClampFeature", "AblateDirection", "EditFeatures", "When"]

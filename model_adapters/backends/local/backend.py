@@ -1,40 +1,34 @@
 """The local backend: a transformers model whose rows are steered one by one. Imports torch."""
 
 import asyncio
-import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from model_adapters.backend import Completion, Likelihood, Messages, Prompt, Proof, Request, Text, prompt_refusals
+from model_adapters.backend import Completion, Likelihood, Messages, Prompt, Request, Text, prompt_refusals
 from model_adapters.backends.local.encoding import Encoding, Pair
 from model_adapters.backends.local.engine import Engine
 from model_adapters.backends.local.forward import Forward, Passage
-from model_adapters.backends.local.generation import Ending, Row, write_answers
-from model_adapters.backends.local.jobs import Batching, Generation, Reading, Scoring, by_row
+from model_adapters.backends.local.gates import looks_back
+from model_adapters.backends.local.generation import Ending
+from model_adapters.backends.local.jobs import Batching, Generation, Reading, Scoring
 from model_adapters.backends.local.layers import SteeredBlocks
-from model_adapters.backends.local.proof import NOT_FINITE, joined, measured_proof
-from model_adapters.backends.local.scoring import (
-    Scored,
-    read_activations,
-    rolling_windows,
-    score_passages,
-    score_tails,
-    token_scores,
-)
-from model_adapters.backends.local.tokens import Dice
-from model_adapters.errors import NotApplied, Refused
+from model_adapters.backends.local.passes import Passes
+from model_adapters.backends.local.proof import joined
+from model_adapters.backends.local.scoring import Scored, rolling_windows
+from model_adapters.backends.local.spelling import Spelling
+from model_adapters.errors import Refused
 from model_adapters.identity import ModelIdentity
-from model_adapters.steering import CONTROL, Steering, SystemPrompt
+from model_adapters.steering import CONTROL, Steering
 
 
 class LocalBackend:
     """Generation, log-likelihoods, distributions and activations of one loaded model, each row steered by itself.
 
     `rows` bounds the rows of one forward pass. `arguments` are further model arguments that change an answer; they
-    enter the run identity. Proofs are `measured`. Raises SteerError for a model without decoder blocks.
+    enter the run identity. `interrupts` lets a steering's events end answers. Proofs are `measured`.
+    Raises SteerError for a model without decoder blocks.
     """
 
     name = "local"
@@ -54,6 +48,7 @@ class LocalBackend:
         template_mode: str | None = None,
         rows: int = 32,
         arguments: Mapping[str, str] | None = None,
+        interrupts: bool = False,
     ) -> None:
         if rows < 1:
             raise Refused(f"rows is {rows}; at least 1 row is needed")
@@ -62,17 +57,8 @@ class LocalBackend:
         self.n_layers, self.d_model = int(text_config.num_hidden_layers), int(text_config.hidden_size)
         self.max_length = max_length or int(getattr(text_config, "max_position_embeddings", 2048))
         self.encoding = Encoding(tokenizer, add_bos_token, prefix_token_id, dict(template_arguments or {}))
+        self._interrupts = interrupts
         self._blocks = SteeredBlocks(model)
-        self._forward = Forward(model, self._blocks)
-        self._ending = Ending(self.encoding, _end_tokens(model, tokenizer), self.max_length)
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        self._pad = int(pad or 0)
-        run: dict[str, Callable[[Sequence[Any]], None]] = {
-            "generation": self._generate,
-            "scoring": self._score,
-            "reading": self._read,
-        }
-        self._engine = Engine(run, Batching(rows, int(text_config.vocab_size)).choose)
         named = {
             "max_length": str(self.max_length),
             "add_bos_token": str(add_bos_token),
@@ -90,6 +76,15 @@ class LocalBackend:
             template_mode=template_mode,
             arguments=named,
         )
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        ending = Ending(self.encoding, _end_tokens(model, tokenizer), self.max_length)
+        passes = Passes(Forward(model, self._blocks), ending, self._identity, self.d_model, int(pad or 0))
+        run: dict[str, Callable[[Sequence[Any]], None]] = {
+            "generation": passes.generate,
+            "scoring": passes.score,
+            "reading": passes.read,
+        }
+        self._engine = Engine(run, Batching(rows, int(text_config.vocab_size)).choose)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -111,34 +106,60 @@ class LocalBackend:
         return self.encoding.render(messages)
 
     def refusals(self, steering: Steering) -> list[str]:
-        """Layers out of range and vectors of the wrong width, by name."""
+        """Features by index, interrupts, layers out of range and vectors of the wrong width, by name."""
         reasons = []
-        for one in steering.interventions:
-            kind = type(one).__name__
-            if isinstance(one, SystemPrompt):
-                continue
-            if one.layer >= self.n_layers:
-                reasons.append(f"{kind}: layer {one.layer} is out of range; {self._identity.name} has layers 0 to "
+        if steering.needs_dictionary:
+            reasons.append("features are edited by index, which needs a dictionary: give dictionary=…, or resolve the "
+                           "steering with model_adapters.features.resolve")
+        if steering.events and not self._interrupts:
+            reasons.append("an interrupt ends answers early, which only a service does; leave the event out")
+        for name, layer, vector in steering.sites:
+            if layer >= self.n_layers:
+                reasons.append(f"{name}: layer {layer} is out of range; {self._identity.name} has layers 0 to "
                                f"{self.n_layers - 1}")
-            for field_name in ("vector", "encoder", "direction"):
-                vector = getattr(one, field_name, None)
-                if vector is not None and vector.shape != (self.d_model,):
-                    reasons.append(f"{kind}: {field_name} has width {vector.size}, {self._identity.name} has "
-                                   f"{self.d_model}; prepare the steering on this model")
-        return reasons
+            if vector.shape != (self.d_model,):
+                reasons.append(f"{name} has width {vector.size}, {self._identity.name} has {self.d_model}; prepare the "
+                               "steering on this model")
+        return list(dict.fromkeys(reasons))
 
     async def complete(self, request: Request) -> Completion:
         """Write one answer. Raises Refused before any token is spent, NotApplied when the proof fails."""
+        job = self._generation(request)
+        self._engine.submit(job)
+        completion: Completion = await job.answer()
+        return completion
+
+    async def stream(self, request: Request) -> "AsyncIterator[str | Completion]":
+        """The same answer piece by piece, as it is written: texts, then the whole Completion.
+
+        The texts together are `Completion.text`. Closing the iterator gives the answer up. Raises as `complete`, and
+        a failed proof comes after text has been given.
+        """
+        loop, tokens = asyncio.get_running_loop(), asyncio.Queue[int | None]()
+        job = self._generation(request, lambda token: loop.call_soon_threadsafe(tokens.put_nowait, token))
+        spelling = Spelling(self.encoding.decode, request.sampling.stop)
+        self._engine.submit(job)
+        answer = asyncio.ensure_future(job.answer())
+        answer.add_done_callback(lambda _: tokens.put_nowait(None))
+        try:
+            while (token := await tokens.get()) is not None:
+                if piece := spelling.add(token):
+                    yield piece
+            completion: Completion = await answer
+            if rest := completion.text[len(spelling.given) :]:
+                yield rest
+            yield completion
+        finally:
+            answer.cancel()
+
+    def _generation(self, request: Request, heard: Callable[[int], object] | None = None) -> Generation:
         self._refuse(request.prompt, request.steering)
         prompt, sent = self.encoding.prompt(request.prompt, request.steering)
         if not prompt:
             raise Refused("the prompt is empty; give at least one token")
         if len(prompt) >= self.max_length:
             raise Refused(f"the prompt has {len(prompt)} tokens, the model takes {self.max_length}; shorten it")
-        job = Generation(request, prompt, sent)
-        self._engine.submit(job)
-        completion: Completion = await job.answer()
-        return completion
+        return Generation(request, prompt, sent, heard)
 
     async def score(
         self, prompt: Prompt, continuation: str | Sequence[int], steering: Steering = CONTROL
@@ -170,14 +191,35 @@ class LocalBackend:
         self, prompt: Prompt, response: str | Sequence[int], steering: Steering = CONTROL
     ) -> np.ndarray:
         """Outputs of all blocks at the response's own tokens: `(n_layers, tokens, d_model)`, float32."""
-        self._refuse(prompt, steering)
-        tokens, _ = self.encoding.prompt(prompt, steering)
+        tokens, _ = self._readable(prompt, steering)
         said = self.encoding.encode_bare(response) if isinstance(response, str) else response
         passage = Passage([*tokens, *said][: self.max_length], len(tokens))
         if len(passage.tokens) <= max(len(tokens), 1):
             raise Refused(f"after a prompt of {len(tokens)} tokens the response has none to read; the model takes "
                           f"{self.max_length}, and the first position of a text is never read")
-        job = Reading(passage, steering)
+        return await self._read_from(max(len(tokens), 1), passage, steering)
+
+    async def prompt_activations(self, prompt: Prompt, layer: int, steering: Steering = CONTROL) -> np.ndarray:
+        """Output of block `layer` at every token of the prompt, the first included: `(tokens, d_model)`, float32."""
+        tokens, _ = self._readable(prompt, steering)
+        if not 0 < len(tokens) <= self.max_length:
+            raise Refused(f"the prompt has {len(tokens)} tokens, the model takes 1 to {self.max_length}")
+        read: np.ndarray = (await self._read_from(0, Passage(tokens, len(tokens)), steering))[layer]
+        return read
+
+    def tokenize(self, prompt: Prompt) -> list[tuple[int, str]]:
+        """The prompt's tokens as ids and texts; the texts of messages join to the rendered conversation."""
+        tokens, _ = self.encoding.prompt(prompt, CONTROL)
+        return [(token, self.encoding.decode([token], special=True)) for token in tokens]
+
+    def _readable(self, prompt: Prompt, steering: Steering) -> tuple[list[int], Messages | None]:
+        self._refuse(prompt, steering)
+        if looks_back(steering):
+            raise Refused("activations can't be read under a condition that lies above what it guards")
+        return self.encoding.prompt(prompt, steering)
+
+    async def _read_from(self, start: int, passage: Passage, steering: Steering) -> np.ndarray:
+        job = Reading(passage, steering, start)
         self._engine.submit(job)
         return await asyncio.wrap_future(job.future)
 
@@ -211,102 +253,6 @@ class LocalBackend:
         for job in jobs:
             self._engine.submit(job)
         return await asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
-
-    # What follows runs in the engine's thread.
-
-    def _generate(self, jobs: Sequence[Generation]) -> None:
-        rows, job_of = [], {}
-        for job in jobs:
-            sampling, dice = job.request.sampling, None
-            if not sampling.is_greedy:
-                seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
-                dice = Dice(seed, job.request.sample_index)
-            row = Row(job.request, job.prompt, dice, lambda job=job: job.is_abandoned)  # type: ignore[misc]
-            rows.append(row)
-            job_of[id(row)] = job
-        try:
-            self._blocks.plan([row.request.steering for row in rows], self.d_model)
-            for row, place in write_answers(rows, self._forward, self._ending, self._pad):
-                job = job_of[id(row)]
-                try:
-                    job.future.set_result(self._completion(job, row, place))
-                except Exception as problem:
-                    job.future.set_exception(problem)
-        finally:
-            self._blocks.clear()
-        for job in jobs:
-            if job.is_abandoned and not job.future.done():
-                job.future.set_exception(asyncio.CancelledError())
-
-    def _completion(self, job: Generation, row: Row, place: int) -> Completion:
-        steering = job.request.steering
-        if row.is_broken:
-            raise NotApplied(f"after {len(row.tokens)} tokens the model's output {NOT_FINITE}")
-        proof = measured_proof(
-            steering, self._identity, self._blocks.plans, place, len(row.prompt) - 1, len(row.tokens)
-        )
-        return Completion(
-            text=self._ending.text(row),
-            tokens_in=len(row.prompt),
-            tokens_out=len(row.tokens),
-            stop_reason=row.stop_reason or "unknown",
-            messages_sent=job.sent,
-            proof=proof,
-            seed=row.dice.seed if row.dice else None,
-            token_ids=tuple(row.tokens),
-        )
-
-    def _score(self, jobs: Sequence[Scoring]) -> None:
-        groups = by_row(jobs)
-        leaders = [group[0] for group in groups]
-        try:
-            tables = self._tables(leaders)
-            for row, (group, table) in enumerate(zip(groups, tables, strict=True)):
-                for job in group:
-                    try:
-                        job.future.set_result(self._scored_result(job, row, table[-len(job.scored.continuation) :]))
-                    except Exception as problem:
-                        job.future.set_exception(problem)
-        finally:
-            self._blocks.clear()
-
-    def _tables(self, rows: Sequence[Scoring]) -> Iterator[Tensor]:
-        """Log-probabilities for each row, `(continuation, vocabulary)`. Rows with one stem read it once."""
-        stems = {job.stem: job for job in rows}
-        if len(stems) == len(rows):
-            self._blocks.plan([job.steering for job in rows], self.d_model)
-            wanted = [len(job.scored.continuation) for job in rows]
-            return score_passages([job.scored.passage for job in rows], wanted, self._forward, self._pad)
-        self._blocks.plan([job.steering for job in stems.values()], self.d_model)
-        places = {stem: place for place, stem in enumerate(stems)}
-        passages = [job.scored.stem for job in stems.values()]
-        wanted = [job.scored.stem_tokens - len(job.scored.context) + 1 for job in stems.values()]
-        tails = [(places[job.stem], job.scored.tail) for job in rows]
-        return score_tails(passages, wanted, tails, self._forward, self._pad)
-
-    def _scored_result(self, job: Scoring, row: int, table: Tensor) -> "Likelihood | np.ndarray":
-        proof = self._passage_proof(job.scored.passage, job.steering, row)
-        if bool(table.isnan().any()):
-            raise NotApplied(f"the model's output {NOT_FINITE}")
-        if job.wants_distribution:
-            return table.cpu().numpy().copy()  # two jobs of one row don't share memory
-        scores = token_scores(table, job.scored.continuation)
-        return Likelihood(scores.logprobs, scores.is_greedy, proof)
-
-    def _read(self, jobs: Sequence[Reading]) -> None:
-        for job in jobs:
-            try:
-                self._blocks.plan([job.steering], self.d_model)
-                read = read_activations(job.passage, self._forward, self._pad)
-                self._passage_proof(job.passage, job.steering, 0)
-                job.future.set_result(read)
-            finally:
-                self._blocks.clear()
-
-    def _passage_proof(self, passage: Passage, steering: Steering, row: int) -> Proof:
-        prompt = max(0, passage.prompt_tokens - 1)
-        held = len(passage.tokens) - prompt
-        return measured_proof(steering, self._identity, self._blocks.plans, row, prompt, held)
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model_adapters.backends.local.layers import Span, SteeredBlocks
+from model_adapters.backends.local.layers import SteeredBlocks
+from model_adapters.backends.local.span import Span
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,10 @@ class Forward:
         use_cache: bool = False,
     ) -> Any:
         """The model's output. `keep` holds the columns `(kept,)` whose logits are wanted; None wants the last one."""
+        if self.blocks.gates.is_stepwise and tokens.shape[1] > 1:
+            return self._stepwise(tokens, attention, positions, span, cache, keep)
         self.blocks.span = span
+        self.blocks.gates.begin()
         arguments: dict[str, Any] = {"use_cache": use_cache}
         if self._positions:
             arguments["position_ids"] = positions
@@ -105,4 +109,24 @@ class Forward:
         output = self.model(input_ids=tokens, attention_mask=attention, **arguments)
         if not self._keeps_logits:
             output.logits = output.logits[:, -1:] if keep is None else output.logits[:, keep]
+        return output
+
+    def _stepwise(
+        self, tokens: Tensor, attention: Tensor, positions: Tensor, span: Span, cache: Any, keep: Tensor | None
+    ) -> Any:
+        """The same, one column a pass: what a token is changed by may depend on blocks above, one token earlier."""
+        width = tokens.shape[1]
+        wanted = {width - 1} if keep is None else set(keep.tolist())
+        logits, output = [], None
+        for number in range(width):
+            one = slice(number, number + 1)
+            seen = attention.shape[1] - width + number + 1
+            output = self(
+                tokens[:, one], attention[:, :seen], positions[:, one], span.column(number), cache, use_cache=True
+            )
+            cache = output.past_key_values
+            if number in wanted:
+                logits.append(output.logits[:, -1:])
+        assert output is not None
+        output.logits = torch.cat(logits, dim=1)
         return output

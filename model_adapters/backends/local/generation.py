@@ -9,7 +9,7 @@ from torch import Tensor
 from model_adapters.backend import Request, StopReason
 from model_adapters.backends.local.encoding import Encoding
 from model_adapters.backends.local.forward import Batch, Forward, Passage
-from model_adapters.backends.local.layers import Span
+from model_adapters.backends.local.span import Span
 from model_adapters.backends.local.tokens import Dice, drawn, likely
 
 
@@ -21,9 +21,19 @@ class Row:
     prompt: list[int]
     dice: Dice | None
     is_abandoned: Callable[[], bool]
+    heard: Callable[[int], object] | None = None
     tokens: list[int] = field(default_factory=list)
     stop_reason: StopReason | None = None
     is_broken: bool = False
+    events: tuple[str, ...] = ()
+
+    @property
+    def tokens_read(self) -> int:
+        """Response positions that the model read: the last prompt token and every token but the last.
+
+        An interrupt is seen when the last token is read, so it counts there.
+        """
+        return len(self.tokens) + bool(self.events)
 
     def next_token(self, logits: Tensor, greedy: int) -> int:
         """The row's next token; logits are `(vocabulary,)`, `greedy` is their most likely token."""
@@ -87,11 +97,18 @@ def write_answers(rows: Sequence[Row], forward: Forward, ending: Ending, pad: in
         logits = output.logits[:, -1]
         greedy = likely(logits)
         finite = logits.gather(1, greedy[:, None])[:, 0].isfinite()  # NaN and infinity win every argmax
-        for row, best, own, is_finite in zip(alive, greedy.tolist(), logits, finite.tolist(), strict=True):
+        for place, (row, best, own, is_finite) in enumerate(
+            zip(alive, greedy.tolist(), logits, finite.tolist(), strict=True)
+        ):
             if not is_finite:
                 row.is_broken, row.stop_reason = True, "unknown"
                 continue
+            if fired := blocks.gates.fired(place):
+                row.events, row.stop_reason = fired, "interrupt"
+                continue
             row.tokens.append(row.next_token(own, best))
+            if row.heard is not None:
+                row.heard(row.tokens[-1])
             row.stop_reason = ending.reason(row)
         for place, row in enumerate(alive):
             if row.stop_reason is not None and not row.is_abandoned():

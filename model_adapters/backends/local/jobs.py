@@ -1,7 +1,7 @@
 """What waits for the engine: one job for each answer, score or reading. Imports torch."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +11,7 @@ import numpy as np
 
 from model_adapters.backend import Messages, Request
 from model_adapters.backends.local.forward import Passage
+from model_adapters.backends.local.gates import looks_back
 from model_adapters.backends.local.scoring import Scored
 from model_adapters.steering import Steering
 
@@ -23,11 +24,12 @@ SCORED_LOGITS = 2**27
 
 @dataclass
 class Generation:
-    """An answer to write."""
+    """An answer to write. `heard` is told each token, in the engine's thread."""
 
     request: Request
     prompt: list[int]
     sent: Messages | None
+    heard: Callable[[int], object] | None = None
     future: "Future[Any]" = field(default_factory=Future)
     is_abandoned: bool = False
     kind: str = "generation"
@@ -36,6 +38,11 @@ class Generation:
     def length(self) -> int:
         """Tokens of the prompt."""
         return len(self.prompt)
+
+    @cached_property
+    def runs_alone(self) -> bool:
+        """Whether its tokens must be read one at a time, so that no row may be padded."""
+        return looks_back(self.request.steering)
 
     async def answer(self) -> Any:
         """The completion; whoever stops waiting for it abandons the row."""
@@ -62,6 +69,11 @@ class Scoring:
         return len(self.scored.passage.tokens)
 
     @cached_property
+    def runs_alone(self) -> bool:
+        """Whether its tokens must be read one at a time, so that no row may be padded."""
+        return looks_back(self.steering)
+
+    @cached_property
     def stem(self) -> tuple[int, str, int, int, tuple[int, ...]]:
         """What two jobs have in common whose prompt is read once: the options of a question, for instance.
 
@@ -79,10 +91,11 @@ class Scoring:
 
 @dataclass
 class Reading:
-    """A text whose activations are wanted."""
+    """A text whose activations are wanted, from position `start` on."""
 
     passage: Passage
     steering: Steering
+    start: int
     future: "Future[np.ndarray]" = field(default_factory=Future)
     kind: str = "reading"
 
@@ -105,9 +118,10 @@ class Batching:
             case "reading":
                 return [max(waiting, key=lambda job: job.length)]
             case "scoring":
-                return self._scorings(sorted(waiting, key=lambda job: job.row))
+                return alone(waiting) or self._scorings(sorted(waiting, key=lambda job: job.row))
             case _:
-                return sorted(waiting, key=lambda job: -job.length)[: self.rows]
+                longest_first = sorted(waiting, key=lambda job: -job.length)
+                return alone(longest_first) or longest_first[: self.rows]
 
     def _scorings(self, ordered: Sequence[Scoring]) -> list[Scoring]:
         chosen: list[Scoring] = []
@@ -122,6 +136,11 @@ class Batching:
             chosen.append(job)
             rows.add(job.row)
         return chosen
+
+
+def alone(waiting: Sequence[Any]) -> list[Any]:
+    """The first job that can't share a pass with others, by itself; empty where there is none."""
+    return [job for job in waiting if job.runs_alone][:1]
 
 
 def by_row(jobs: Sequence[Scoring]) -> list[list[Scoring]]:

@@ -2,14 +2,16 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from model_adapters.backends.local.gates import Gates, gate_numbers
+from model_adapters.backends.local.span import Span
 from model_adapters.errors import SteerError
-from model_adapters.steering import AblateDirection, AddVector, ClampFeature, Positions, Steering, is_idle
+from model_adapters.steering import AblateDirection, Act, AddVector, ClampFeature, Positions, Steering, is_idle
 
 
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:
@@ -31,39 +33,6 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
     if not found:
         raise SteerError(f"{kind}: no list of {count} decoder blocks to steer; {advice}")
     return found[0]
-
-
-@dataclass(frozen=True)
-class Span:
-    """Which positions of the current forward pass are what; the masks are `(batch, tokens)`, bool, padding False.
-
-    All but `response` are None in a pass that holds none of theirs: `prompt`; `starts_text`, the first position of
-    each row's text; `last_prompt` `(batch,)`, the column of the last prompt token.
-    """
-
-    response: Tensor
-    prompt: Tensor | None = None
-    starts_text: Tensor | None = None
-    last_prompt: Tensor | None = None
-
-    def at(self, positions: Positions) -> Tensor | None:
-        """The mask of these positions; None where this pass holds none."""
-        if positions == "response":
-            return self.response
-        return self.prompt if positions == "prompt" else self.every
-
-    @property
-    def every(self) -> Tensor:
-        """All but padding."""
-        return self.response if self.prompt is None else self.prompt | self.response
-
-    def on(self, device: torch.device) -> "Span":
-        """The same on the device of a block: a model may be spread over several."""
-        if self.response.device == device:
-            return self
-        parts: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
-        parts.update({name: part.to(device) for name, part in parts.items() if part is not None})
-        return Span(**parts)
 
 
 @dataclass
@@ -110,29 +79,44 @@ Change = Callable[[Tensor], Tensor]
 """From one row's residual `(tokens, d_model)` to the change of it, float32, same shape."""
 
 
+@dataclass(frozen=True)
+class RowChange:
+    """A change of one row at some positions, behind the row's gates of these numbers."""
+
+    row: int
+    positions: Positions
+    change: Change
+    gates: tuple[int, ...] = ()
+
+
 @dataclass
 class LayerPlan:
     """What is done at one block to the rows of a batch.
 
     `prompt` and `response` are `(batch, d_model)`, float32: the summed vectors added at those positions, cast to the
-    residual's dtype when they are added. `changes` are (row, positions, change) for what depends on the residual
-    itself; they all read the incoming residual, their sum is added, then the vectors.
+    residual's dtype when they are added. `changes` are what depends on the residual
+    itself or on conditions; they all read the incoming residual, their sum is added, then the vectors.
     """
 
     prompt: Tensor
     response: Tensor
-    changes: list[tuple[int, Positions, Change]]
+    changes: list[RowChange]
     touch: Touch
+    layer: int = 0
 
-    def apply(self, hidden: Tensor, span: Span) -> Tensor:
+    def apply(self, hidden: Tensor, span: Span, gates: Gates | None = None) -> Tensor:
         """The block's output after the interventions, `(batch, tokens, d_model)`, and its measurement."""
         steered = hidden
         if self.changes:
             total = torch.zeros_like(hidden, dtype=torch.float32)
-            for row, positions, change in self.changes:
-                mask = span.at(positions)
-                if mask is not None:
-                    total[row] += torch.where(mask[row, :, None], change(hidden[row].float()), 0.0)
+            for one in self.changes:
+                mask = span.at(one.positions)
+                if mask is None:
+                    continue
+                where = mask[one.row]
+                if one.gates and gates is not None:
+                    where = where & gates.mask(one.row, one.gates, self.layer, where.shape[0])
+                total[one.row] += torch.where(where[:, None], one.change(hidden[one.row].float()), 0.0)
             steered = steered + total.to(hidden.dtype)
         prompt, response = (vectors.to(hidden.dtype)[:, None] for vectors in (self.prompt, self.response))
         added = torch.where(span.response[..., None], response, 0.0)
@@ -145,12 +129,9 @@ class LayerPlan:
     def take(self, rows: Tensor) -> "LayerPlan":
         """The plan for some rows of the batch, by index, measurements included; a row may be taken several times."""
         changes = [
-            (new, positions, change)
-            for new, old in enumerate(rows.tolist())
-            for row, positions, change in self.changes
-            if row == old
+            replace(one, row=new) for new, old in enumerate(rows.tolist()) for one in self.changes if one.row == old
         ]
-        return LayerPlan(self.prompt[rows], self.response[rows], changes, self.touch.take(rows))
+        return LayerPlan(self.prompt[rows], self.response[rows], changes, self.touch.take(rows), self.layer)
 
 
 def clamp_change(one: ClampFeature, device: torch.device) -> Change:
@@ -175,29 +156,46 @@ def ablate_change(one: AblateDirection, device: torch.device) -> Change:
     return change
 
 
+def added_change(one: AddVector, device: torch.device) -> Change:
+    """coefficient * vector at every token, in float32; for vectors behind a condition."""
+    added = torch.tensor(one.vector, device=device) * one.coefficient
+    return added.expand_as
+
+
+def change_of(one: Act, device: torch.device) -> Change:
+    """The change that an act makes, in float32."""
+    match one:
+        case ClampFeature():
+            return clamp_change(one, device)
+        case AblateDirection():
+            return ablate_change(one, device)
+        case _:
+            return added_change(one, device)
+
+
 def layer_plan(layer: int, steerings: Sequence[Steering], d_model: int, device: torch.device) -> LayerPlan | None:
     """The plan of one block, on its device, for rows with these steerings; None where no row is changed."""
     rows = len(steerings)
     prompt, response = (torch.zeros(rows, d_model, device=device) for _ in range(2))
-    changes: list[tuple[int, Positions, Change]] = []
+    changes: list[RowChange] = []
     busy = False
     for row, steering in enumerate(steerings):
-        for one in steering.on_residuals:
+        for one, guards in steering.acts:
             if one.layer != layer or is_idle(one):
                 continue
             busy = True
-            if isinstance(one, AddVector):
+            if isinstance(one, AddVector) and not guards:
                 added = torch.tensor(one.vector, device=device) * one.coefficient
                 if one.positions in ("all", "prompt"):
                     prompt[row] += added
                 if one.positions in ("all", "response"):
                     response[row] += added
             else:
-                make = clamp_change if isinstance(one, ClampFeature) else ablate_change
-                changes.append((row, one.positions, make(one, device)))  # type: ignore[arg-type]
+                numbers = gate_numbers(steering, guards)
+                changes.append(RowChange(row, one.positions, change_of(one, device), numbers))
     if not busy:
         return None
-    return LayerPlan(prompt, response, changes, Touch.zeros(rows, device))
+    return LayerPlan(prompt, response, changes, Touch.zeros(rows, device), layer)
 
 
 @dataclass
@@ -211,6 +209,7 @@ class SteeredBlocks:
     plans: dict[int, LayerPlan] = field(default_factory=dict)
     span: Span | None = None
     captured: list[Tensor] | None = None
+    gates: Gates = field(default_factory=Gates)
     _thread: int | None = None
     _handles: list[Any] = field(default_factory=list)
 
@@ -222,11 +221,16 @@ class SteeredBlocks:
     def _hook(self, layer: int) -> Callable[..., Any]:
         def hook(_block: nn.Module, _inputs: object, output: Any) -> Any:
             plan = self.plans.get(layer)
-            if (plan is None and self.captured is None) or threading.get_ident() != self._thread:
+            bare = plan is None and self.captured is None and not self.gates
+            if bare or threading.get_ident() != self._thread:
                 return None
             hidden = output[0] if isinstance(output, tuple) else output
-            if plan is not None and self.span is not None:
-                hidden = plan.apply(hidden, self.span.on(hidden.device))
+            if self.span is not None:
+                span = self.span.on(hidden.device)
+                if self.gates:
+                    self.gates.look(layer, hidden, span)
+                if plan is not None:
+                    hidden = plan.apply(hidden, span, self.gates)
             if self.captured is not None:
                 self.captured.append(hidden)
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
@@ -236,6 +240,7 @@ class SteeredBlocks:
     def plan(self, steerings: Sequence[Steering], d_model: int) -> None:
         """Make ready for a batch whose rows have these steerings."""
         self.plans, self._thread = {}, threading.get_ident()
+        self.gates = Gates.of(steerings, next(self.model.parameters()).device)
         for layer in sorted({layer for steering in steerings for layer in steering.layers}):
             device = next(self.blocks[layer].parameters()).device
             made = layer_plan(layer, steerings, d_model, device)
@@ -245,10 +250,12 @@ class SteeredBlocks:
     def take(self, rows: Tensor) -> None:
         """Keep only these rows of the batch, by index."""
         self.plans = {layer: plan.take(rows.to(plan.prompt.device)) for layer, plan in self.plans.items()}
+        self.gates = self.gates.take(rows.tolist())
 
     def clear(self) -> None:
         """Forget the batch: the next pass is unsteered."""
         self.plans, self.span, self.captured, self._thread = {}, None, None, None
+        self.gates = Gates()
 
     def remove(self) -> None:
         """Take the hooks off the model."""

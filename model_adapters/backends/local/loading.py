@@ -66,6 +66,7 @@ def open_local(
     rows: int = 32,
     max_length: int | None = None,
     template_arguments: Mapping[str, object] | None = None,
+    interrupts: bool = False,
 ) -> "LocalBackend":
     """Load a model and make it a backend. `dtype` None is `default_dtype`, `device` None `default_device`.
 
@@ -104,6 +105,7 @@ def open_local(
         max_length=max_length,
         template_arguments=template_arguments,
         rows=rows,
+        interrupts=interrupts,
     )
 
 

@@ -1,18 +1,16 @@
 """From measurements to a Proof, and the comparison of what was planned with what happened. Imports torch types only."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from model_adapters.backend import LayerDose, Proof
-from model_adapters.backends.local.layers import LayerPlan, Touch
+from model_adapters.backends.local.layers import SteeredBlocks, Touch
 from model_adapters.errors import NotApplied
 from model_adapters.identity import ModelIdentity
-from model_adapters.steering import AblateDirection, AddVector, ClampFeature, Steering, is_idle
-
-Act = AddVector | ClampFeature | AblateDirection
+from model_adapters.steering import Act, AddVector, Steering, When, is_idle
 
 NOT_FINITE = "is not finite; lower the steering's coefficient, or run in dtype=float32"
 """What is said of numbers that a steering (or a narrow dtype) blew up."""
@@ -24,7 +22,7 @@ CANCELLED = 1e-6
 def measured_proof(
     steering: Steering,
     identity: ModelIdentity,
-    plans: Mapping[int, LayerPlan],
+    blocks: SteeredBlocks,
     row: int,
     prompt_tokens: int,
     response_tokens: int,
@@ -34,10 +32,13 @@ def measured_proof(
     Raises NotApplied where an added vector touched fewer tokens than its positions hold, where a token was touched
     that no intervention names, and where a change is not finite.
     """
+    plans, gates = blocks.plans, blocks.gates.rows[row] if blocks.gates else []
+    if any(gate.read != prompt_tokens + response_tokens for gate in gates):
+        raise NotApplied("a condition was not read at every token; the answer is withheld")
     prompt_touched, response_touched, first = 0, 0, False
     doses = []
     for layer in sorted({*steering.layers, *plans}):
-        acts = [one for one in steering.on_residuals if one.layer == layer and not is_idle(one)]
+        acts = [(one, guards) for one, guards in steering.acts if one.layer == layer and not is_idle(one)]
         touch = plans[layer].touch if layer in plans else None
         at_prompt, at_response = _touched(touch, row)
         _check(f"layer {layer}, prompt", acts, "prompt", at_prompt, prompt_tokens)
@@ -59,6 +60,7 @@ def measured_proof(
         response_tokens_touched=response_touched,
         first_response_token=first,
         doses=tuple(doses),
+        conditions_met=tuple(gate.tokens for gate in gates),
     )
 
 
@@ -78,19 +80,21 @@ def joined(parts: Sequence[Proof]) -> Proof:
         total = sum(count for _, count in known)
         mean = sum(dose * count for dose, count in known) / total if total else None
         doses.append(replace(first, dose=mean))
-    return replace(whole, response_tokens_touched=sum(touched), doses=tuple(doses))
+    met = tuple(map(sum, zip(*(part.conditions_met for part in parts), strict=True)))
+    return replace(whole, response_tokens_touched=sum(touched), doses=tuple(doses), conditions_met=met)
 
 
 def _touched(touch: Touch | None, row: int) -> tuple[int, int]:
     return (0, 0) if touch is None else (int(touch.prompt_tokens[row]), int(touch.response_tokens[row]))
 
 
-def _check(where: str, acts: Sequence[Act], phase: str, touched: int, held: int) -> None:
-    """Added vectors change every token at their positions; clamps and ablations may rightly leave some as they are."""
-    mine = [one for one in acts if one.positions in ("all", phase)]
+def _check(where: str, acts: Sequence[tuple[Act, tuple[When, ...]]], phase: str, touched: int, held: int) -> None:
+    """Added vectors change every token at their positions; clamps, ablations and whatever stands under a condition
+    may rightly leave some as they are."""
+    mine = [(one, guards) for one, guards in acts if one.positions in ("all", phase)]
     if not mine and touched:
         raise NotApplied(f"{where}: {touched} tokens changed that the steering leaves alone; the answer is withheld")
-    added = [one for one in mine if isinstance(one, AddVector)]
+    added = [one for one, guards in mine if isinstance(one, AddVector) and not guards]
     if len(added) < len(mine) or not added or _cancel(added):
         return
     if touched != held:

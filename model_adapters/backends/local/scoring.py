@@ -124,14 +124,10 @@ def rolling_windows(tokens: Sequence[int], prefix: int, max_length: int) -> list
     return windows
 
 
-def read_activations(passage: Passage, forward: Forward, pad: int) -> np.ndarray:
-    """Outputs of all blocks at the tokens after the prompt: `(n_layers, tokens, d_model)`, float32.
-
-    The first position of the text is left out even where there is no prompt.
-    """
+def read_activations(passage: Passage, start: int, forward: Forward, pad: int) -> np.ndarray:
+    """Outputs of all blocks at the tokens from position `start` on: `(n_layers, tokens, d_model)`, float32."""
     batch = Batch.of([passage], pad, forward.device)
     captured: list[Tensor] = []
     forward.blocks.captured = captured
     forward(batch.tokens, batch.attention, batch.positions, batch.span)
-    start = max(passage.prompt_tokens, 1)
     return torch.stack([layer[0, start:].float().cpu() for layer in captured]).numpy()

@@ -1,0 +1,135 @@
+"""What the engine's thread does with a batch of jobs: run them, prove them, settle their futures. Imports torch."""
+
+import asyncio
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from model_adapters.backend import Completion, Likelihood, Proof
+from model_adapters.backends.local.forward import Forward, Passage
+from model_adapters.backends.local.generation import Ending, Row, write_answers
+from model_adapters.backends.local.jobs import Generation, Reading, Scoring, by_row
+from model_adapters.backends.local.layers import SteeredBlocks
+from model_adapters.backends.local.proof import NOT_FINITE, measured_proof
+from model_adapters.backends.local.scoring import read_activations, score_passages, score_tails, token_scores
+from model_adapters.backends.local.tokens import Dice
+from model_adapters.errors import NotApplied
+from model_adapters.identity import ModelIdentity
+from model_adapters.steering import Steering
+
+
+@dataclass
+class Passes:
+    """Runs batches of one kind of job. Every job's future is settled; nothing of a batch stays behind."""
+
+    forward: Forward
+    ending: Ending
+    identity: ModelIdentity
+    d_model: int
+    pad: int
+
+    @property
+    def blocks(self) -> SteeredBlocks:
+        """The hooked blocks."""
+        return self.forward.blocks
+
+    def generate(self, jobs: Sequence[Generation]) -> None:
+        """Write answers."""
+        rows, job_of = [], {}
+        for job in jobs:
+            sampling, dice = job.request.sampling, None
+            if not sampling.is_greedy:
+                seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
+                dice = Dice(seed, job.request.sample_index)
+            row = Row(job.request, job.prompt, dice, lambda job=job: job.is_abandoned, job.heard)  # type: ignore[misc]
+            rows.append(row)
+            job_of[id(row)] = job
+        try:
+            self.blocks.plan([row.request.steering for row in rows], self.d_model)
+            for row, place in write_answers(rows, self.forward, self.ending, self.pad):
+                job = job_of[id(row)]
+                try:
+                    job.future.set_result(self._completion(job, row, place))
+                except Exception as problem:
+                    job.future.set_exception(problem)
+        finally:
+            self.blocks.clear()
+        for job in jobs:
+            if job.is_abandoned and not job.future.done():
+                job.future.set_exception(asyncio.CancelledError())
+
+    def _completion(self, job: Generation, row: Row, place: int) -> Completion:
+        steering = job.request.steering
+        if row.is_broken:
+            raise NotApplied(f"after {len(row.tokens)} tokens the model's output {NOT_FINITE}")
+        proof = measured_proof(
+            steering, self.identity, self.blocks, place, len(row.prompt) - 1, row.tokens_read
+        )
+        return Completion(
+            text=self.ending.text(row),
+            tokens_in=len(row.prompt),
+            tokens_out=len(row.tokens),
+            stop_reason=row.stop_reason or "unknown",
+            messages_sent=job.sent,
+            proof=proof,
+            seed=row.dice.seed if row.dice else None,
+            token_ids=tuple(row.tokens),
+            events=row.events,
+        )
+
+    def score(self, jobs: Sequence[Scoring]) -> None:
+        """Score continuations, or give their distributions."""
+        groups = by_row(jobs)
+        leaders = [group[0] for group in groups]
+        try:
+            tables = self._tables(leaders)
+            for row, (group, table) in enumerate(zip(groups, tables, strict=True)):
+                for job in group:
+                    try:
+                        job.future.set_result(self._scored_result(job, row, table[-len(job.scored.continuation) :]))
+                    except Exception as problem:
+                        job.future.set_exception(problem)
+        finally:
+            self.blocks.clear()
+
+    def _tables(self, rows: Sequence[Scoring]) -> Iterator[Tensor]:
+        """Log-probabilities for each row, `(continuation, vocabulary)`. Rows with one stem read it once."""
+        stems = {job.stem: job for job in rows}
+        if len(stems) == len(rows):
+            self.blocks.plan([job.steering for job in rows], self.d_model)
+            wanted = [len(job.scored.continuation) for job in rows]
+            return score_passages([job.scored.passage for job in rows], wanted, self.forward, self.pad)
+        self.blocks.plan([job.steering for job in stems.values()], self.d_model)
+        places = {stem: place for place, stem in enumerate(stems)}
+        passages = [job.scored.stem for job in stems.values()]
+        wanted = [job.scored.stem_tokens - len(job.scored.context) + 1 for job in stems.values()]
+        tails = [(places[job.stem], job.scored.tail) for job in rows]
+        return score_tails(passages, wanted, tails, self.forward, self.pad)
+
+    def _scored_result(self, job: Scoring, row: int, table: Tensor) -> "Likelihood | np.ndarray":
+        proof = self._passage_proof(job.scored.passage, job.steering, row)
+        if bool(table.isnan().any()):
+            raise NotApplied(f"the model's output {NOT_FINITE}")
+        if job.wants_distribution:
+            return table.cpu().numpy().copy()  # two jobs of one row don't share memory
+        scores = token_scores(table, job.scored.continuation)
+        return Likelihood(scores.logprobs, scores.is_greedy, proof)
+
+    def read(self, jobs: Sequence[Reading]) -> None:
+        """Read activations."""
+        for job in jobs:
+            try:
+                self.blocks.plan([job.steering], self.d_model)
+                read = read_activations(job.passage, job.start, self.forward, self.pad)
+                self._passage_proof(job.passage, job.steering, 0)
+                job.future.set_result(read)
+            finally:
+                self.blocks.clear()
+
+    def _passage_proof(self, passage: Passage, steering: Steering, row: int) -> Proof:
+        prompt = max(0, passage.prompt_tokens - 1)
+        held = len(passage.tokens) - prompt
+        return measured_proof(steering, self.identity, self.blocks, row, prompt, held)
