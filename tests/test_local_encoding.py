@@ -91,11 +91,10 @@ def test_a_system_prompt_enters_the_messages_once():
     assert tiny()[1].decode(tokens).count("Be funny.") == 1
 
 
-def test_the_opening_is_what_every_conversation_starts_with():
-    """The template's fixed beginning is known; without a template it is empty and messages are refused."""
-    assert Encoding(tokenizer()).template_opening == "<|im_start|>user\n"
+def test_without_a_template_messages_are_refused():
+    """A tokenizer without a chat template has no digest of one, and messages are refused."""
     bare = Encoding(tokenizer(template=None))
-    assert (bare.template_opening, bare.has_template, bare.template_digest) == ("", False, None)
+    assert (bare.has_template, bare.template_digest) == (False, None)
     with pytest.raises(Refused, match="no chat template"):
         bare.render(user())
 

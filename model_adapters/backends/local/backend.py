@@ -96,11 +96,6 @@ class LocalBackend:
         """Whether messages can be sent."""
         return self.encoding.has_template
 
-    @property
-    def template_opening(self) -> str:
-        """The text every rendered conversation starts with; empty without a template."""
-        return self.encoding.template_opening
-
     def render(self, messages: Messages) -> str:
         """The conversation as the model will read it, ending where the assistant's turn begins."""
         return self.encoding.render(messages)

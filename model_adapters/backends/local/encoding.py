@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from model_adapters.backend import Message, Messages, Prompt, Text, with_system_prompts
+from model_adapters.backend import Messages, Prompt, Text, with_system_prompts
 from model_adapters.errors import Refused
 from model_adapters.steering import Steering
 
@@ -59,16 +59,6 @@ class Encoding:
             return None
         source = template if isinstance(template, str) else repr(sorted(template.items()))
         return hashlib.sha256(source.encode()).hexdigest()[:16]
-
-    @cached_property
-    def template_opening(self) -> str:
-        """The text that every rendered conversation starts with; empty without a template."""
-        if not self.has_template:
-            return ""
-        one = self.render((Message("user", "a"),))
-        other = self.render((Message("user", "b"), Message("assistant", "c"), Message("user", "d")))
-        length = next((i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y), len(one))
-        return one[:length]
 
     def render(self, messages: Messages) -> str:
         """The conversation as text, ending where the assistant's turn begins."""
