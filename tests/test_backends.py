@@ -39,8 +39,9 @@ class Opened:
 def open_here(stack: ExitStack) -> Opened:
     """The local engine on the tiny model."""
     model = another_model()
+    backend = stack.enter_context(opened(model))
     passes = stack.enter_context(Passes(model))
-    return Opened(stack.enter_context(opened(model)), lambda: len(passes.shapes), WIDE, True, "measured")
+    return Opened(backend, lambda: len(passes.shapes), WIDE, True, "measured")
 
 
 def open_wrapped(stack: ExitStack) -> Opened:

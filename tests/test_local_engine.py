@@ -198,6 +198,18 @@ class Note:
     future: "Future[Any]" = field(default_factory=Future)
 
 
+class Idle:
+    """Writes nothing."""
+
+    is_busy = False
+
+    def admit(self, waiting):
+        return list(waiting)
+
+    def step(self):
+        raise AssertionError("there is nothing to write")
+
+
 def noting(batch_size=100, pause=0.0):
     """An engine that writes down its batches."""
     batches: list[list[int]] = []
@@ -208,7 +220,7 @@ def noting(batch_size=100, pause=0.0):
         for job in jobs:
             job.future.set_result(job.number)
 
-    return Engine({"note": note}, lambda waiting: waiting[:batch_size]), batches
+    return Engine(Idle(), {"note": note}, lambda waiting: waiting[:batch_size]), batches
 
 
 def test_what_arrives_in_one_go_is_batched_together():
@@ -267,7 +279,7 @@ def test_no_job_is_lost_between_submitting_and_closing():
 
 def test_a_job_that_is_forgotten_is_an_error_and_not_a_hang():
     """Where what runs a batch settles not all of it, those who wait are told."""
-    engine = Engine({"note": lambda jobs: jobs[0].future.set_result(0)}, lambda waiting: waiting)
+    engine = Engine(Idle(), {"note": lambda jobs: jobs[0].future.set_result(0)}, lambda waiting: waiting)
     jobs = [Note(0), Note(1)]
     for job in jobs:
         engine.submit(job)

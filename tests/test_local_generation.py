@@ -68,7 +68,7 @@ def test_a_mixed_batch_equals_each_request_alone():
     with opened() as backend:
         with Passes(backend.model) as passes:
             both = together(backend, requests)
-        assert passes.shapes[0][0] == 16
+        assert max(rows for rows, _ in passes.shapes) == 16
         for request, done in zip(requests, both, strict=True):
             single = alone(backend, request)
             assert_same_answer(backend, request, done, single)
@@ -193,7 +193,7 @@ def bytes_row(data, stop, max_tokens=10_000):
     """A row that has written these bytes so far, and how it ends."""
     tokenizer = tiny()[1]
     ids = tokenizer.encode(data, add_special_tokens=False)
-    row = Row(Request(Text("x"), CONTROL, Sampling(max_tokens=max_tokens, stop=stop)), [1], None, lambda: False)
+    row = Row(Request(Text("x"), CONTROL, Sampling(max_tokens=max_tokens, stop=stop)), [1], None, [])
     return ids, row, Ending(Encoding(tokenizer), frozenset([2]), 100_000)
 
 

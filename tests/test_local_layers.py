@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from model_adapters.backend import Request, Sampling, Text
-from model_adapters.backends.local.layers import SteeredBlocks, decoder_blocks
+from model_adapters.backends.local.blocks import SteeredBlocks
+from model_adapters.backends.local.layers import decoder_blocks
 from model_adapters.errors import NotApplied, SteerError
 from model_adapters.steering import CONTROL, AddVector, Steering
 from tests.tiny_backend import (
@@ -285,7 +286,7 @@ def test_only_the_engines_own_passes_are_steered():
     blocks = SteeredBlocks(model)
     with torch.no_grad():
         bare = model(ids).logits
-        blocks.plan([added(1, positions="all")], 32)
+        blocks.use(blocks.planned([added(1, positions="all")], 32))
         seen = []
 
         def call():

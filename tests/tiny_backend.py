@@ -128,6 +128,7 @@ def watched(model: Any, **options: Any) -> Iterator[tuple[LocalBackend, Recorder
     """A backend with a recorder before its hooks and one after them."""
     before = Recorder(model)
     with opened(model, **options) as backend:
+        before.passes.clear()  # opening reads one token, to learn what keys and values cost
         after = Recorder(model)
         yield backend, before, after
 

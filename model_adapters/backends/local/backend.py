@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 
 from model_adapters.backend import Completion, Likelihood, Messages, Prompt, Request, Text, prompt_refusals
+from model_adapters.backends.local.blocks import SteeredBlocks
 from model_adapters.backends.local.encoding import Encoding, Pair
 from model_adapters.backends.local.engine import Engine
 from model_adapters.backends.local.forward import Forward, Passage
 from model_adapters.backends.local.gates import looks_back
 from model_adapters.backends.local.generation import Ending
 from model_adapters.backends.local.jobs import Batching, Generation, Reading, Scoring
-from model_adapters.backends.local.layers import SteeredBlocks
 from model_adapters.backends.local.passes import Passes
 from model_adapters.backends.local.proof import joined
 from model_adapters.backends.local.scoring import Scored, rolling_windows
 from model_adapters.backends.local.spelling import Spelling
+from model_adapters.backends.local.writer import Writer
 from model_adapters.errors import Refused
 from model_adapters.identity import ModelIdentity
 from model_adapters.steering import CONTROL, Steering
@@ -26,7 +27,8 @@ from model_adapters.steering import CONTROL, Steering
 class LocalBackend:
     """Generation, log-likelihoods, distributions and activations of one loaded model, each row steered by itself.
 
-    `rows` bounds the rows of one forward pass. `arguments` are further model arguments that change an answer; they
+    `rows` bounds the rows of one forward pass, `kv_memory_mb` the memory of their keys and values.
+    `arguments` are further model arguments that change an answer; they
     enter the run identity. `interrupts` lets a steering's events end answers. Proofs are `measured`.
     Raises SteerError for a model without decoder blocks.
     """
@@ -49,6 +51,7 @@ class LocalBackend:
         rows: int = 32,
         arguments: Mapping[str, str] | None = None,
         interrupts: bool = False,
+        kv_memory_mb: int | None = None,
     ) -> None:
         if rows < 1:
             raise Refused(f"rows is {rows}; at least 1 row is needed")
@@ -78,13 +81,11 @@ class LocalBackend:
         )
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         ending = Ending(self.encoding, _end_tokens(model, tokenizer), self.max_length)
-        passes = Passes(Forward(model, self._blocks), ending, self._identity, self.d_model, int(pad or 0))
-        run: dict[str, Callable[[Sequence[Any]], None]] = {
-            "generation": passes.generate,
-            "scoring": passes.score,
-            "reading": passes.read,
-        }
-        self._engine = Engine(run, Batching(rows, int(text_config.vocab_size)).choose)
+        forward = Forward(model, self._blocks)
+        passes = Passes(forward, self._identity, self.d_model, int(pad or 0))
+        parts = (forward, ending, self._identity, self.d_model, int(pad or 0), rows, kv_memory_mb)
+        run: dict[str, Callable[[Sequence[Any]], None]] = {"scoring": passes.score, "reading": passes.read}
+        self._engine = Engine(Writer(*parts), run, Batching(rows, int(text_config.vocab_size)).choose)
 
     @property
     def identity(self) -> ModelIdentity:

@@ -25,22 +25,37 @@ class Job(Protocol):
     kind: str
     future: "Future[Any]"
 
+
+class Writes(Protocol):
+    """Who writes answers: rows that join and leave between steps."""
+
     @property
-    def length(self) -> int:
-        """Tokens the job brings; rows of like length pad less."""
+    def is_busy(self) -> bool:
+        """Whether rows are being written."""
+        ...
+
+    def admit(self, waiting: Sequence[Any]) -> list[Any]:
+        """Start what there is room for; returns the jobs that must wait."""
+        ...
+
+    def step(self) -> None:
+        """One token for every row."""
         ...
 
 
 @dataclass
 class Engine:
-    """Runs jobs in a thread of its own. `run` maps a kind to what runs a batch and must settle every job's future."""
+    """Runs jobs in a thread of its own. Jobs of kind `generation` go to `writer` and are written together, whenever
+    they come; of the other kinds, `run` has what runs a batch, chosen by `choose`, and settles every job's future."""
 
+    writer: Writes
     run: dict[str, Callable[[Sequence[Any]], None]]
     choose: Callable[[list[Any]], list[Any]]
     _arrivals: "queue.SimpleQueue[Job | None]" = field(default_factory=queue.SimpleQueue)
     _thread: threading.Thread | None = None
     _starting: threading.Lock = field(default_factory=threading.Lock)
     _closed: bool = False
+    _ran: int = 0
 
     def submit(self, job: Job) -> None:
         """Queue a job; its future is settled by the thread. Raises SteerError after `close`."""
@@ -64,29 +79,59 @@ class Engine:
 
     def _loop(self) -> None:
         waiting: list[Job] = []
-        pause, patience_ends = LINGER_S, 0.0
-        while True:
-            try:
-                arrived = self._arrivals.get(timeout=pause) if waiting else self._arrivals.get()
-            except queue.Empty:
-                ran = self._run_one_batch(waiting)
-                # Where a whole batch more is waiting already, nobody's company is missing.
-                pause = 0.0 if len(waiting) >= ran else LINGER_S
-                patience_ends = time.monotonic() + PATIENCE_S
-                continue
-            if arrived is None:
+        closing = False
+        while not (closing and not self.writer.is_busy):
+            closing = self._collect(waiting) or closing
+            if closing:
                 _fail(waiting, SteerError("the backend was closed while this request waited; open it again"))
-                return
-            if not waiting:
-                pause, patience_ends = LINGER_S, time.monotonic() + PATIENCE_S
+                waiting.clear()
+            with torch.inference_mode():
+                self._turn(waiting)
+
+    def _turn(self, waiting: list[Job]) -> None:
+        """One batch of scoring or reading, new rows where there is room, and one token for every row."""
+        self._ran = 0
+        if any(job.kind != "generation" for job in waiting):
+            self._ran = self._run_one_batch(waiting)
+        if generations := [job for job in waiting if job.kind == "generation"]:
+            left = {id(job) for job in self._admitted(generations)}
+            waiting[:] = [job for job in waiting if job.kind != "generation" or id(job) in left]
+        if self.writer.is_busy:
+            self.writer.step()
+
+    def _admitted(self, generations: list[Job]) -> list[Job]:
+        try:
+            return self.writer.admit(generations)
+        except BaseException as problem:  # the thread outlives any one request
+            for job in generations:
+                if not job.future.done() and (job.future.running() or job.future.set_running_or_notify_cancel()):
+                    job.future.set_exception(problem)
+            return []
+
+    def _collect(self, waiting: list[Job]) -> bool:
+        """Add what has arrived to `waiting`; whether the engine is to close.
+
+        An idle engine waits for work, and a moment longer for its company; where a whole batch more is waiting
+        already, nobody's company is missing.
+        """
+        patience_ends = time.monotonic() + PATIENCE_S
+        is_full = bool(waiting) and len(waiting) >= self._ran
+        pause: float | None = 0.0 if self.writer.is_busy or is_full else (LINGER_S if waiting else None)
+        while time.monotonic() < patience_ends:
+            try:
+                arrived = self._arrivals.get(timeout=pause) if pause != 0.0 else self._arrivals.get_nowait()
+            except queue.Empty:
+                return False
+            if arrived is None:
+                return True
             waiting.append(arrived)
-            if time.monotonic() > patience_ends:
-                self._run_one_batch(waiting)
-                patience_ends = time.monotonic() + PATIENCE_S
+            if pause is None:
+                pause, patience_ends = LINGER_S, time.monotonic() + PATIENCE_S
+        return False
 
     def _run_one_batch(self, waiting: list[Job]) -> int:
         """Take one batch out of `waiting` and run it; returns how many jobs it held."""
-        kind = waiting[0].kind
+        kind = next(job.kind for job in waiting if job.kind != "generation")
         chosen = self.choose([job for job in waiting if job.kind == kind])
         taken = {id(job) for job in chosen}
         waiting[:] = [job for job in waiting if id(job) not in taken]
@@ -97,8 +142,7 @@ class Engine:
 
     def _run(self, kind: str, started: Sequence[Job]) -> None:
         try:
-            with torch.inference_mode():
-                self.run[kind](started)
+            self.run[kind](started)
         except BaseException as problem:  # the thread outlives any one batch
             for job in started:
                 if not job.future.done():

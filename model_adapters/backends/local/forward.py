@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model_adapters.backends.local.layers import SteeredBlocks
+from model_adapters.backends.local.blocks import SteeredBlocks
 from model_adapters.backends.local.span import Span
 
 
@@ -95,10 +95,10 @@ class Forward:
         use_cache: bool = False,
     ) -> Any:
         """The model's output. `keep` holds the columns `(kept,)` whose logits are wanted; None wants the last one."""
-        if self.blocks.gates.is_stepwise and tokens.shape[1] > 1:
+        if self.blocks.plan.gates.is_stepwise and tokens.shape[1] > 1:
             return self._stepwise(tokens, attention, positions, span, cache, keep)
         self.blocks.span = span
-        self.blocks.gates.begin()
+        self.blocks.plan.gates.begin()
         arguments: dict[str, Any] = {"use_cache": use_cache}
         if self._positions:
             arguments["position_ids"] = positions

@@ -170,7 +170,16 @@ class Gates:
         if not self.rows:
             return self
         kept = [[gate.copy() for gate in self.rows[row]] for row in rows]
-        return Gates(kept, [self.events[row] for row in rows], self.is_stepwise)
+        return Gates(kept, [self.events[row] for row in rows], self.is_stepwise and any(kept))
+
+    def joined(self, other: "Gates", rows: int, more: int) -> "Gates":
+        """The gates of this batch's `rows` rows and of `other`'s `more` behind them."""
+        if not self.rows and not other.rows:
+            return self
+        none: tuple[list[Any], list[Any]] = ([[] for _ in range(rows)], [[] for _ in range(more)])
+        gates = [*(self.rows or none[0]), *(other.rows or none[1])]
+        events = [*(self.events or none[0]), *(other.events or none[1])]
+        return Gates(gates, events, self.is_stepwise or other.is_stepwise)
 
 
 def gate_numbers(steering: Steering, guards: Sequence[When]) -> tuple[int, ...]:

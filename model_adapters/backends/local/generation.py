@@ -1,6 +1,6 @@
 """Writing answers for a batch whose rows each have their own steering, sampling and end. Imports torch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,23 +9,45 @@ from torch import Tensor
 from model_adapters.backend import Request, StopReason
 from model_adapters.backends.local.encoding import Encoding
 from model_adapters.backends.local.forward import Batch, Forward, Passage
+from model_adapters.backends.local.gates import Gates, looks_back
+from model_adapters.backends.local.jobs import Generation
+from model_adapters.backends.local.plan import BatchPlan
 from model_adapters.backends.local.span import Span
 from model_adapters.backends.local.tokens import Dice, drawn, likely
 
 
 @dataclass
 class Row:
-    """One answer being written."""
+    """One answer being written, for one request or several equal ones."""
 
     request: Request
     prompt: list[int]
     dice: Dice | None
-    is_abandoned: Callable[[], bool]
-    heard: Callable[[int], object] | None = None
+    jobs: list[Generation]
     tokens: list[int] = field(default_factory=list)
     stop_reason: StopReason | None = None
     is_broken: bool = False
     events: tuple[str, ...] = ()
+    problem: Exception | None = None
+
+    def is_abandoned(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return all(job.is_abandoned for job in self.jobs)
+
+    @property
+    def stays(self) -> bool:
+        """Whether it goes on: it has not ended, and somebody waits for it."""
+        return self.stop_reason is None and not self.is_abandoned()
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether its prompt must be read one token at a time, so that it may not be padded."""
+        return looks_back(self.request.steering)
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of prompt and answer together at most, but for the model's own limit."""
+        return self.jobs[0].most_tokens
 
     @property
     def tokens_read(self) -> int:
@@ -77,43 +99,55 @@ class Ending:
         """What the row says: its end token and special ones left out, cut before the first stop string."""
         ended = bool(row.tokens) and row.tokens[-1] in self.end_tokens
         text = self.encoding.decode(row.tokens[:-1] if ended else row.tokens)
-        for stop in row.request.sampling.stop:
-            text = text.split(stop, 1)[0]
-        return text
+        found = [place for stop in row.request.sampling.stop if (place := text.find(stop)) >= 0]
+        return text[: min(found)] if found else text
 
 
-def write_answers(rows: Sequence[Row], forward: Forward, ending: Ending, pad: int) -> Iterator[tuple[Row, int]]:
-    """Write all rows together; yields (row, its place in the blocks' plans) the moment a row ends.
+def choose_tokens(rows: Sequence[Row], logits: Tensor, ending: Ending, gates: Gates) -> None:
+    """Give each row its next token, or its end; logits are `(batch, vocabulary)`.
 
-    The caller reads the row's measurements before it asks for the next one: a row that ended leaves the batch.
-    Abandoned rows leave without being yielded. A row whose logits are not finite ends there and `is_broken`.
+    A row whose logits are not finite ends and `is_broken`; one that fails by itself ends with its `problem`.
+    """
+    greedy = likely(logits)
+    finite = logits.gather(1, greedy[:, None])[:, 0].isfinite()  # NaN and infinity win every argmax
+    for place, (row, best, own, is_finite) in enumerate(
+        zip(rows, greedy.tolist(), logits, finite.tolist(), strict=True)
+    ):
+        if not is_finite:
+            row.is_broken, row.stop_reason = True, "unknown"
+        elif fired := gates.fired(place):
+            row.events, row.stop_reason = fired, "interrupt"
+        else:
+            try:
+                row.tokens.append(row.next_token(own, best))
+                for job in row.jobs:
+                    if job.heard is not None:
+                        job.heard(row.tokens[-1])
+                row.stop_reason = ending.reason(row)
+            except Exception as problem:
+                row.problem, row.stop_reason = problem, "unknown"
+
+
+def write_answers(
+    rows: Sequence[Row], forward: Forward, ending: Ending, pad: int, plan: BatchPlan
+) -> Iterator[tuple[Row, BatchPlan, int]]:
+    """Write all rows together, for models whose cache can't take rows in between.
+
+    Yields (row, plan, its place in the plan) the moment a row ends; the row then leaves the batch. Abandoned rows
+    leave without being yielded.
     """
     blocks = forward.blocks
     alive = list(rows)
     batch = Batch.of([Passage(row.prompt, len(row.prompt)) for row in alive], pad, forward.device)
     attention, positions = batch.attention, batch.positions[:, -1:]
+    blocks.use(plan)
     output = forward(batch.tokens, attention, batch.positions, batch.span, use_cache=True)
     while True:
-        logits = output.logits[:, -1]
-        greedy = likely(logits)
-        finite = logits.gather(1, greedy[:, None])[:, 0].isfinite()  # NaN and infinity win every argmax
-        for place, (row, best, own, is_finite) in enumerate(
-            zip(alive, greedy.tolist(), logits, finite.tolist(), strict=True)
-        ):
-            if not is_finite:
-                row.is_broken, row.stop_reason = True, "unknown"
-                continue
-            if fired := blocks.gates.fired(place):
-                row.events, row.stop_reason = fired, "interrupt"
-                continue
-            row.tokens.append(row.next_token(own, best))
-            if row.heard is not None:
-                row.heard(row.tokens[-1])
-            row.stop_reason = ending.reason(row)
+        choose_tokens(alive, output.logits[:, -1], ending, blocks.plan.gates)
         for place, row in enumerate(alive):
             if row.stop_reason is not None and not row.is_abandoned():
-                yield row, place
-        staying = [i for i, row in enumerate(alive) if row.stop_reason is None and not row.is_abandoned()]
+                yield row, blocks.plan, place
+        staying = [i for i, row in enumerate(alive) if row.stays]
         if not staying:
             return
         cache = output.past_key_values

@@ -34,15 +34,34 @@ class Generation:
     is_abandoned: bool = False
     kind: str = "generation"
 
-    @property
-    def length(self) -> int:
-        """Tokens of the prompt."""
-        return len(self.prompt)
-
     @cached_property
-    def runs_alone(self) -> bool:
-        """Whether its tokens must be read one at a time, so that no row may be padded."""
-        return looks_back(self.request.steering)
+    def key(self) -> object:
+        """What greedy requests have in common that are answered once; None for samples, and where tokens are heard."""
+        sampling = self.request.sampling
+        if not sampling.is_greedy or self.heard is not None:
+            return None
+        # Events are named anew in every request, so answers to them are not shared.
+        if self.request.steering.events:
+            return None
+        return tuple(self.prompt), self.request.steering.fingerprint, sampling.max_tokens, sampling.stop
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of prompt and answer together at most, but for the model's own limit."""
+        return len(self.prompt) + self.request.sampling.max_tokens
+
+    def start(self) -> bool:
+        """Take it into work; False where it was cancelled before."""
+        return self.future.running() or self.future.set_running_or_notify_cancel()
+
+    def settle(self, outcome: Any) -> None:
+        """Give the completion, or the exception that stands for it."""
+        if not self.start() or self.future.done():
+            return
+        if isinstance(outcome, BaseException):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
 
     async def answer(self) -> Any:
         """The completion; whoever stops waiting for it abandons the row."""
@@ -107,7 +126,8 @@ class Reading:
 
 @dataclass(frozen=True)
 class Batching:
-    """Which waiting jobs run together: the longest, as like lengths pad less and what is too large shows at once."""
+    """Which scorings and readings run together: the longest, as like lengths pad less and what is too large shows at
+    once."""
 
     rows: int
     vocabulary: int
@@ -117,11 +137,8 @@ class Batching:
         match waiting[0].kind:
             case "reading":
                 return [max(waiting, key=lambda job: job.length)]
-            case "scoring":
-                return alone(waiting) or self._scorings(sorted(waiting, key=lambda job: job.row))
             case _:
-                longest_first = sorted(waiting, key=lambda job: -job.length)
-                return alone(longest_first) or longest_first[: self.rows]
+                return alone(waiting) or self._scorings(sorted(waiting, key=lambda job: job.row))
 
     def _scorings(self, ordered: Sequence[Scoring]) -> list[Scoring]:
         chosen: list[Scoring] = []

@@ -1,9 +1,7 @@
 """Where interventions meet the residual stream: one forward hook per decoder block, installed once. Imports torch."""
 
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +72,10 @@ class Touch:
         """The measurements of some rows, by index."""
         return Touch(*(getattr(self, item.name)[rows] for item in fields(self)))
 
+    def joined(self, other: "Touch") -> "Touch":
+        """The measurements of both batches' rows."""
+        return Touch(*(torch.cat([getattr(self, item.name), getattr(other, item.name)]) for item in fields(self)))
+
 
 Change = Callable[[Tensor], Tensor]
 """From one row's residual `(tokens, d_model)` to the change of it, float32, same shape."""
@@ -132,6 +134,17 @@ class LayerPlan:
             replace(one, row=new) for new, old in enumerate(rows.tolist()) for one in self.changes if one.row == old
         ]
         return LayerPlan(self.prompt[rows], self.response[rows], changes, self.touch.take(rows), self.layer)
+
+    def joined(self, other: "LayerPlan", rows: int) -> "LayerPlan":
+        """The plan of this batch's `rows` rows and of `other`'s behind them."""
+        changes = [*self.changes, *(replace(one, row=one.row + rows) for one in other.changes)]
+        vectors = (torch.cat([self.prompt, other.prompt]), torch.cat([self.response, other.response]))
+        return LayerPlan(*vectors, changes, self.touch.joined(other.touch), self.layer)
+
+    def idle(self, rows: int) -> "LayerPlan":
+        """A plan of the same block that does nothing to as many rows."""
+        zeros = self.prompt.new_zeros(rows, self.prompt.shape[1])
+        return LayerPlan(zeros, zeros.clone(), [], Touch.zeros(rows, zeros.device), self.layer)
 
 
 def clamp_change(one: ClampFeature, device: torch.device) -> Change:
@@ -196,69 +209,3 @@ def layer_plan(layer: int, steerings: Sequence[Steering], d_model: int, device: 
     if not busy:
         return None
     return LayerPlan(prompt, response, changes, Touch.zeros(rows, device), layer)
-
-
-@dataclass
-class SteeredBlocks:
-    """The model's blocks with their hooks. Between batches `plans` is empty and the hooks do nothing.
-
-    Only passes of the thread that planned the batch are steered: whoever else calls the model meanwhile gets it bare.
-    """
-
-    model: nn.Module
-    plans: dict[int, LayerPlan] = field(default_factory=dict)
-    span: Span | None = None
-    captured: list[Tensor] | None = None
-    gates: Gates = field(default_factory=Gates)
-    _thread: int | None = None
-    _handles: list[Any] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.blocks = decoder_blocks(self.model)
-        for layer, block in enumerate(self.blocks):
-            self._handles.append(block.register_forward_hook(self._hook(layer)))
-
-    def _hook(self, layer: int) -> Callable[..., Any]:
-        def hook(_block: nn.Module, _inputs: object, output: Any) -> Any:
-            plan = self.plans.get(layer)
-            bare = plan is None and self.captured is None and not self.gates
-            if bare or threading.get_ident() != self._thread:
-                return None
-            hidden = output[0] if isinstance(output, tuple) else output
-            if self.span is not None:
-                span = self.span.on(hidden.device)
-                if self.gates:
-                    self.gates.look(layer, hidden, span)
-                if plan is not None:
-                    hidden = plan.apply(hidden, span, self.gates)
-            if self.captured is not None:
-                self.captured.append(hidden)
-            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-        return hook
-
-    def plan(self, steerings: Sequence[Steering], d_model: int) -> None:
-        """Make ready for a batch whose rows have these steerings."""
-        self.plans, self._thread = {}, threading.get_ident()
-        self.gates = Gates.of(steerings, next(self.model.parameters()).device)
-        for layer in sorted({layer for steering in steerings for layer in steering.layers}):
-            device = next(self.blocks[layer].parameters()).device
-            made = layer_plan(layer, steerings, d_model, device)
-            if made is not None:
-                self.plans[layer] = made
-
-    def take(self, rows: Tensor) -> None:
-        """Keep only these rows of the batch, by index."""
-        self.plans = {layer: plan.take(rows.to(plan.prompt.device)) for layer, plan in self.plans.items()}
-        self.gates = self.gates.take(rows.tolist())
-
-    def clear(self) -> None:
-        """Forget the batch: the next pass is unsteered."""
-        self.plans, self.span, self.captured, self._thread = {}, None, None, None
-        self.gates = Gates()
-
-    def remove(self) -> None:
-        """Take the hooks off the model."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()

@@ -1,21 +1,17 @@
-"""What the engine's thread does with a batch of jobs: run them, prove them, settle their futures. Imports torch."""
+"""Scores and activations: what the engine's thread does with a batch of such jobs. Imports torch."""
 
-import asyncio
-import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
-from model_adapters.backend import Completion, Likelihood, Proof
+from model_adapters.backend import Likelihood, Proof
+from model_adapters.backends.local.blocks import SteeredBlocks
 from model_adapters.backends.local.forward import Forward, Passage
-from model_adapters.backends.local.generation import Ending, Row, write_answers
-from model_adapters.backends.local.jobs import Generation, Reading, Scoring, by_row
-from model_adapters.backends.local.layers import SteeredBlocks
+from model_adapters.backends.local.jobs import Reading, Scoring, by_row
 from model_adapters.backends.local.proof import NOT_FINITE, measured_proof
 from model_adapters.backends.local.scoring import read_activations, score_passages, score_tails, token_scores
-from model_adapters.backends.local.tokens import Dice
 from model_adapters.errors import NotApplied
 from model_adapters.identity import ModelIdentity
 from model_adapters.steering import Steering
@@ -23,10 +19,9 @@ from model_adapters.steering import Steering
 
 @dataclass
 class Passes:
-    """Runs batches of one kind of job. Every job's future is settled; nothing of a batch stays behind."""
+    """Runs batches of scoring or of reading. Every job's future is settled; nothing of a batch stays behind."""
 
     forward: Forward
-    ending: Ending
     identity: ModelIdentity
     d_model: int
     pad: int
@@ -35,50 +30,6 @@ class Passes:
     def blocks(self) -> SteeredBlocks:
         """The hooked blocks."""
         return self.forward.blocks
-
-    def generate(self, jobs: Sequence[Generation]) -> None:
-        """Write answers."""
-        rows, job_of = [], {}
-        for job in jobs:
-            sampling, dice = job.request.sampling, None
-            if not sampling.is_greedy:
-                seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
-                dice = Dice(seed, job.request.sample_index)
-            row = Row(job.request, job.prompt, dice, lambda job=job: job.is_abandoned, job.heard)  # type: ignore[misc]
-            rows.append(row)
-            job_of[id(row)] = job
-        try:
-            self.blocks.plan([row.request.steering for row in rows], self.d_model)
-            for row, place in write_answers(rows, self.forward, self.ending, self.pad):
-                job = job_of[id(row)]
-                try:
-                    job.future.set_result(self._completion(job, row, place))
-                except Exception as problem:
-                    job.future.set_exception(problem)
-        finally:
-            self.blocks.clear()
-        for job in jobs:
-            if job.is_abandoned and not job.future.done():
-                job.future.set_exception(asyncio.CancelledError())
-
-    def _completion(self, job: Generation, row: Row, place: int) -> Completion:
-        steering = job.request.steering
-        if row.is_broken:
-            raise NotApplied(f"after {len(row.tokens)} tokens the model's output {NOT_FINITE}")
-        proof = measured_proof(
-            steering, self.identity, self.blocks, place, len(row.prompt) - 1, row.tokens_read
-        )
-        return Completion(
-            text=self.ending.text(row),
-            tokens_in=len(row.prompt),
-            tokens_out=len(row.tokens),
-            stop_reason=row.stop_reason or "unknown",
-            messages_sent=job.sent,
-            proof=proof,
-            seed=row.dice.seed if row.dice else None,
-            token_ids=tuple(row.tokens),
-            events=row.events,
-        )
 
     def score(self, jobs: Sequence[Scoring]) -> None:
         """Score continuations, or give their distributions."""
@@ -99,10 +50,10 @@ class Passes:
         """Log-probabilities for each row, `(continuation, vocabulary)`. Rows with one stem read it once."""
         stems = {job.stem: job for job in rows}
         if len(stems) == len(rows):
-            self.blocks.plan([job.steering for job in rows], self.d_model)
+            self._use(rows)
             wanted = [len(job.scored.continuation) for job in rows]
             return score_passages([job.scored.passage for job in rows], wanted, self.forward, self.pad)
-        self.blocks.plan([job.steering for job in stems.values()], self.d_model)
+        self._use(stems.values())
         places = {stem: place for place, stem in enumerate(stems)}
         passages = [job.scored.stem for job in stems.values()]
         wanted = [job.scored.stem_tokens - len(job.scored.context) + 1 for job in stems.values()]
@@ -122,7 +73,7 @@ class Passes:
         """Read activations."""
         for job in jobs:
             try:
-                self.blocks.plan([job.steering], self.d_model)
+                self._use([job])
                 read = read_activations(job.passage, job.start, self.forward, self.pad)
                 self._passage_proof(job.passage, job.steering, 0)
                 job.future.set_result(read)
@@ -132,4 +83,7 @@ class Passes:
     def _passage_proof(self, passage: Passage, steering: Steering, row: int) -> Proof:
         prompt = max(0, passage.prompt_tokens - 1)
         held = len(passage.tokens) - prompt
-        return measured_proof(steering, self.identity, self.blocks, row, prompt, held)
+        return measured_proof(steering, self.identity, self.blocks.plan, row, prompt, held)
+
+    def _use(self, jobs: Iterable[Scoring | Reading]) -> None:
+        self.blocks.use(self.blocks.planned([job.steering for job in jobs], self.d_model))

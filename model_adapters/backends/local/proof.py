@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from model_adapters.backend import LayerDose, Proof
-from model_adapters.backends.local.layers import SteeredBlocks, Touch
+from model_adapters.backends.local.layers import Touch
+from model_adapters.backends.local.plan import BatchPlan
 from model_adapters.errors import NotApplied
 from model_adapters.identity import ModelIdentity
 from model_adapters.steering import Act, AddVector, Steering, When, is_idle
@@ -22,7 +23,7 @@ CANCELLED = 1e-6
 def measured_proof(
     steering: Steering,
     identity: ModelIdentity,
-    blocks: SteeredBlocks,
+    plan: BatchPlan,
     row: int,
     prompt_tokens: int,
     response_tokens: int,
@@ -32,7 +33,7 @@ def measured_proof(
     Raises NotApplied where an added vector touched fewer tokens than its positions hold, where a token was touched
     that no intervention names, and where a change is not finite.
     """
-    plans, gates = blocks.plans, blocks.gates.rows[row] if blocks.gates else []
+    plans, gates = plan.layers, plan.gates.rows[row] if plan.gates else []
     if any(gate.read != prompt_tokens + response_tokens for gate in gates):
         raise NotApplied("a condition was not read at every token; the answer is withheld")
     prompt_touched, response_touched, first = 0, 0, False

@@ -1,0 +1,173 @@
+"""Continuous batching: rows that end leave at once, and waiting ones take their place. Imports torch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from model_adapters.backends.local.forward import Batch, Forward, Passage
+from model_adapters.backends.local.generation import Ending, Row, choose_tokens
+from model_adapters.backends.local.memory import Footprint, slots
+from model_adapters.backends.local.plan import BatchPlan
+from model_adapters.backends.local.span import Span
+from model_adapters.backends.local.store import SLACK, KeyValueStore
+
+PREFILL_TOKENS = 2048
+"""Most prompt tokens of one prefill pass, padding included, where one prompt has not more by itself: enough to keep
+the processor busy, little enough that running rows don't wait long."""
+
+Finish = Callable[[Row, BatchPlan, int], None]
+"""Told of a row that ended, the plan it ran by and its place in it, while the measurements are there."""
+
+
+@dataclass
+class Decoder:
+    """The rows that are being written. `rows` is the ceiling, `budget` the bytes that keys and values may take."""
+
+    forward: Forward
+    ending: Ending
+    pad: int
+    d_model: int
+    rows: int
+    cost: Footprint
+    budget: int | None
+    finish: Finish
+    alive: list[Row] = field(default_factory=list)
+    plan: BatchPlan = field(default_factory=BatchPlan)
+    store: KeyValueStore | None = None
+    _ones: Tensor | None = None
+
+    @property
+    def room(self) -> int:
+        """How many more rows may join."""
+        return max(0, self.rows - len(self.alive))
+
+    def fits(self, tokens: int) -> bool:
+        """Whether one more row of so many tokens fits the memory beside those that are being written."""
+        if not self.alive or self.store is None:
+            return True
+        columns = max(self._columns(tokens), self.store.columns)
+        return (columns == self.store.columns and len(self.alive) < self.store.slots) or (
+            self._slots(columns, at_least=0) > len(self.alive)
+        )
+
+    def admit(self, rows: Sequence[Row]) -> list[Row]:
+        """Read the prompts of `rows` and write their first tokens; returns those that the memory has no room for now.
+
+        Raises Refused where it has no room for a row even by itself.
+        """
+        self._make_room(rows)
+        assert self.store is not None
+        room = self.store.slots - len(self.alive)
+        for group in self._groups(rows[:room]):
+            self._prefill(group)
+        return list(rows[room:])
+
+    def step(self) -> None:
+        """One token for every row."""
+        self._leave()
+        if not self.alive or self.store is None:
+            return
+        store, device = self.store, self.forward.device
+        store.begin_step()
+        tokens = torch.tensor([[row.tokens[-1]] for row in self.alive], device=device)
+        positions = torch.tensor([[length] for length in store.lengths], device=device)
+        self.forward.blocks.use(self.plan)
+        output = self.forward(
+            tokens, store.attention, positions, self._span(), cache=store.cache, use_cache=True
+        )
+        store.end_step()
+        self._write(output.logits[:, -1])
+
+    def clear(self) -> list[Row]:
+        """Forget everything; returns the rows that were being written."""
+        alive, self.alive, self.plan, self.store = self.alive, [], BatchPlan(), None
+        self.forward.blocks.clear()
+        return alive
+
+    def _columns(self, tokens: int) -> int:
+        return min(tokens, self.ending.max_length) + SLACK
+
+    def _slots(self, columns: int, at_least: int = 1) -> int:
+        held = 0 if self.store is None else self.store.held_bytes
+        return slots(self.cost, columns, self.rows, self.budget, self.forward.device, held, at_least)
+
+    def _make_room(self, rows: Sequence[Row]) -> None:
+        """A store with columns for the longest row and slots for all."""
+        columns = max(self._columns(row.most_tokens) for row in rows)
+        wanted = len(self.alive) + len(rows)
+        store = self.store
+        if store is not None and store.columns >= columns and store.slots >= wanted:
+            return
+        device, columns = self.forward.device, max(columns, store.columns if store is not None and self.alive else 0)
+        if store is None or not self.alive:
+            self.store = store = None  # before the new one is made: both need not fit
+            self.store = KeyValueStore(self.cost.layers, self._slots(columns), columns, device)
+        else:
+            self.store = store.resized(self._slots(columns), columns)
+
+    def _groups(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """Rows whose prompts are read in one pass: of like length, within the token budget; some must be alone."""
+        groups: list[list[Row]] = []
+        for row in sorted(rows, key=lambda one: -len(one.prompt)):
+            last = groups[-1] if groups else None
+            fits = last and (len(last) + 1) * len(last[0].prompt) <= PREFILL_TOKENS
+            if last and fits and not (row.runs_alone or last[0].runs_alone):
+                last.append(row)
+            else:
+                groups.append([row])
+        return groups
+
+    def _prefill(self, rows: list[Row]) -> None:
+        rows = [row for row in rows if row.stays]
+        if not rows:
+            return
+        blocks, store = self.forward.blocks, self.store
+        assert store is not None
+        batch = Batch.of([Passage(row.prompt, len(row.prompt)) for row in rows], self.pad, self.forward.device)
+        plan = blocks.planned([row.request.steering for row in rows], self.d_model)
+        cache = DynamicCache()
+        blocks.use(plan)
+        output = self.forward(
+            batch.tokens, batch.attention, batch.positions, batch.span, cache=cache, use_cache=True
+        )
+        choose_tokens(rows, output.logits[:, -1], self.ending, plan.gates)
+        self._end(rows, plan)
+        staying = [place for place, row in enumerate(rows) if row.stays]
+        if not staying:
+            return
+        store.insert(cache, staying, [len(rows[place].prompt) for place in staying])
+        kept = torch.tensor(staying, device=self.forward.device)
+        self.plan = self.plan.joined(plan if len(staying) == len(rows) else plan.take(kept))
+        self.alive += [rows[place] for place in staying]
+
+    def _write(self, logits: Tensor) -> None:
+        choose_tokens(self.alive, logits, self.ending, self.plan.gates)
+        self._end(self.alive, self.plan)
+        self._leave()
+
+    def _end(self, rows: Sequence[Row], plan: BatchPlan) -> None:
+        for place, row in enumerate(rows):
+            if row.stop_reason is not None and not row.is_abandoned():
+                self.finish(row, plan, place)
+
+    def _leave(self) -> None:
+        """Let go of the rows that ended or that nobody waits for any more."""
+        staying = [place for place, row in enumerate(self.alive) if row.stays]
+        if len(staying) == len(self.alive) or self.store is None:
+            return
+        order = self.store.keep(staying)
+        self.alive = [self.alive[place] for place in order]
+        if not order:
+            self.plan = BatchPlan()
+            return
+        self.plan = self.plan.take(torch.tensor(order, dtype=torch.long, device=self.forward.device))
+
+    def _span(self) -> Span:
+        if self._ones is None or len(self._ones) < len(self.alive):
+            self._ones = torch.ones(max(self.rows, len(self.alive)), 1, dtype=torch.bool, device=self.forward.device)
+        return Span(response=self._ones[: len(self.alive)])
+
+

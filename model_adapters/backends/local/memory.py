@@ -1,0 +1,74 @@
+"""How much room keys and values may take. Imports torch."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from model_adapters.errors import Refused
+
+SHARE = 4
+"""By default keys and values take at most one part in so many of the memory that is free when they are first needed:
+the rest is for activations, logits, and other processes."""
+
+MEGABYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one token costs in all layers: bytes of keys and values."""
+
+    layers: int
+    token_bytes: int
+
+
+def footprint(model: Any, device: torch.device) -> Footprint | None:
+    """Measured by reading one token; None for a model whose cache is not one of plain keys and values."""
+    cache = DynamicCache()
+    token = torch.zeros(1, 1, dtype=torch.long, device=device)
+    try:
+        with torch.inference_mode():
+            mask = torch.ones_like(token)
+            output = model(input_ids=token, attention_mask=mask, past_key_values=cache, use_cache=True)
+    except (TypeError, ValueError, AttributeError, RuntimeError):
+        return None
+    layers: list[Any] = list(cache.layers)
+    if output.past_key_values is not cache or len(layers) != int(model.config.get_text_config().num_hidden_layers):
+        return None
+    if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+        return None
+    if any(not layer.is_initialized or layer.keys.ndim != 4 or layer.keys.shape[2] != 1 for layer in layers):
+        return None
+    held = sum(part.numel() * part.element_size() for layer in layers for part in (layer.keys, layer.values))
+    return Footprint(len(layers), held)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not told on this system
+        return 8 * 2**30
+
+
+def slots(
+    cost: Footprint, columns: int, rows: int, budget: int | None, device: torch.device, held: int = 0, least: int = 1
+) -> int:
+    """How many of `rows` rows fit `budget` bytes, by default a share of what is free; `held` bytes are ours already.
+
+    Raises Refused for fewer than `least`.
+    """
+    allowed = (free_bytes(device) + held) // SHARE if budget is None else budget
+    row = cost.token_bytes * columns
+    fit = min(rows, allowed // row)
+    if fit < least:
+        need = -(-row * least // MEGABYTE)
+        raise Refused(
+            f"a row of {columns} tokens needs kv_memory_mb={need}, {allowed // MEGABYTE} are allowed; raise "
+            "kv_memory_mb, or lower max_tokens"
+        )
+    return fit

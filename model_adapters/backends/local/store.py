@@ -1,0 +1,188 @@
+"""Keys and values of the rows that are being written, in one preallocated block per layer. Imports torch.
+
+Rows are aligned on the right: the newest token of every row lies in the same column, so a step writes one column and
+copies nothing. A row that leaves is overwritten by the last one; columns that no row needs any more are given back
+when the block is full.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+
+SLACK = 256
+"""Columns beyond the longest row: how many steps lie between two moves of the whole block."""
+
+
+class SlotLayer(CacheLayerMixin):
+    """One layer's block, `(slots, heads, columns, head_dim)`, as transformers' cache interface wants it."""
+
+    is_sliding = False
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, store: "KeyValueStore") -> None:
+        super().__init__()
+        self._store = store
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Take memory for as many rows and columns as the store has."""
+        self.keys, self.values = self._empty(key_states), self._empty(value_states)
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+
+    def _empty(self, states: Tensor) -> Tensor:
+        shape = (self._store.slots, states.shape[1], self._store.columns, states.shape[3])
+        # Zeros: a masked column still enters the attention's product, and what is not a number would spread.
+        return states.new_zeros(shape)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Write the pass's columns behind what is there; returns all that the rows may look at."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        rows, _heads, new, _dim = key_states.shape
+        first, end = self._store.first, self._store.end
+        self.keys[:rows, :, end : end + new] = key_states
+        self.values[:rows, :, end : end + new] = value_states
+        return self.keys[:rows, :, first : end + new], self.values[:rows, :, first : end + new]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Columns that are looked at, and their offset."""
+        return self._store.width + query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Columns before this pass."""
+        return self._store.width
+
+    def get_max_length(self) -> int:
+        """No limit that a model should know of."""
+        return -1
+
+
+class KeyValueStore:
+    """Room for `slots` rows of up to `columns` tokens.
+
+    `mask` is `(slots, columns)`, int64: 1 where a row has a token. Columns `first` to `end` are in use.
+    """
+
+    def __init__(self, layers: int, slots: int, columns: int, device: torch.device) -> None:
+        self.slots, self.columns = slots, columns
+        self.first = self.end = 0
+        self.rows = 0
+        self.lengths: list[int] = []
+        self.mask = torch.zeros(slots, columns, dtype=torch.long, device=device)
+        self.layers = [SlotLayer(self) for _ in range(layers)]
+        self.cache = Cache(layers=list(self.layers))
+
+    @property
+    def width(self) -> int:
+        """Columns in use."""
+        return self.end - self.first
+
+    @property
+    def attention(self) -> Tensor:
+        """The mask of the coming pass of one token a row: `(rows, width + 1)`."""
+        return self.mask[: self.rows, self.first : self.end + 1]
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of all layers' blocks."""
+        return sum(
+            part.numel() * part.element_size()
+            for layer in self.layers
+            if layer.is_initialized
+            for part in (layer.keys, layer.values)
+        )
+
+    def resized(self, slots: int, columns: int) -> "KeyValueStore":
+        """A store of another size with the same rows; this one is empty afterwards, layer by layer."""
+        other = KeyValueStore(len(self.layers), slots, columns, self.mask.device)
+        used, other.end = slice(self.first, self.end), self.width
+        other.rows, other.lengths = self.rows, list(self.lengths)
+        for old, new in zip(self.layers, other.layers, strict=True):
+            new.lazy_initialization(old.keys, old.values)
+            new.keys[: self.rows, :, : self.width] = old.keys[: self.rows, :, used]
+            new.values[: self.rows, :, : self.width] = old.values[: self.rows, :, used]
+            del old.keys, old.values
+        other.mask[: self.rows, : self.width] = self.mask[: self.rows, used]
+        return other
+
+    def clear(self) -> None:
+        """Let all rows go; the memory stays."""
+        self.first = self.end = self.rows = 0
+        self.lengths = []
+        self.mask.zero_()
+
+    def begin_step(self) -> None:
+        """Make sure of a free column, and mark it as every row's newest token."""
+        if self.end == self.columns:
+            self._move(-self.first)
+        self.mask[: self.rows, self.end] = 1
+
+    def end_step(self) -> None:
+        """The pass has written its column."""
+        self.end += 1
+        self.lengths = [length + 1 for length in self.lengths]
+
+    def insert(self, prefilled: DynamicCache, chosen: Sequence[int], lengths: Sequence[int]) -> None:
+        """Add rows `chosen` of a cache that was filled by a pass padded on the left; `lengths` are their tokens."""
+        longest = max(lengths)
+        if not self.rows:
+            self.first, self.end = 0, longest
+        if longest > self.end:
+            self._move(longest - self.end)
+        start = self.rows
+        places = slice(start, start + len(chosen))
+        picked = torch.tensor(chosen, device=self.mask.device)
+        for layer, filled in zip(self.layers, prefilled.layers, strict=True):
+            keys, values = filled.keys, filled.values  # type: ignore[union-attr]
+            assert keys is not None
+            assert values is not None
+            if not layer.is_initialized:
+                layer.lazy_initialization(keys, values)
+            index = picked.to(keys.device)
+            layer.keys[places, :, self.end - longest : self.end] = keys[index, :, -longest:]
+            layer.values[places, :, self.end - longest : self.end] = values[index, :, -longest:]
+        self.mask[places] = 0
+        for place, length in enumerate(lengths, start):
+            self.mask[place, self.end - length : self.end] = 1
+        self.rows += len(chosen)
+        self.lengths += list(lengths)
+        self._trim()
+
+    def keep(self, staying: Sequence[int]) -> list[int]:
+        """Let the other rows go; returns the old place of every row that stays, in their new order."""
+        order = list(staying)
+        kept = set(order)
+        # Holes are filled from the end, so that few rows are copied.
+        holes = [place for place in range(len(order)) if place not in kept]
+        movers = [place for place in order if place >= len(order)]
+        fill = dict(zip(holes, movers, strict=True))
+        order = [fill.get(place, place) for place in range(len(order))]
+        for new, old in fill.items():
+            columns = slice(self.end - self.lengths[old], self.end)
+            for layer in self.layers:
+                layer.keys[new, :, columns] = layer.keys[old, :, columns]
+                layer.values[new, :, columns] = layer.values[old, :, columns]
+            self.mask[new] = self.mask[old]
+        self.lengths = [self.lengths[old] for old in order]
+        self.rows = len(order)
+        self._trim()
+        return order
+
+    def _trim(self) -> None:
+        self.first = self.end - max(self.lengths) if self.lengths else self.end
+
+    def _move(self, by: int) -> None:
+        """Move what is in use by so many columns, to the right where `by` is above 0."""
+        old, new = slice(self.first, self.end), slice(self.first + by, self.end + by)
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.keys[: self.rows, :, new] = layer.keys[: self.rows, :, old].clone()
+                layer.values[: self.rows, :, new] = layer.values[: self.rows, :, old].clone()
+        moved = self.mask[: self.rows, old].clone()
+        self.mask[: self.rows] = 0
+        self.mask[: self.rows, new] = moved
+        self.first, self.end = self.first + by, self.end + by

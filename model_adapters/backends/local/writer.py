@@ -1,0 +1,199 @@
+"""Answers: what the engine's thread does with generations. Imports torch."""
+
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from model_adapters.backend import Completion
+from model_adapters.backends.local.decoder import Decoder
+from model_adapters.backends.local.forward import Forward
+from model_adapters.backends.local.generation import Ending, Row, write_answers
+from model_adapters.backends.local.jobs import Generation
+from model_adapters.backends.local.memory import MEGABYTE, footprint
+from model_adapters.backends.local.plan import BatchPlan
+from model_adapters.backends.local.proof import NOT_FINITE, measured_proof
+from model_adapters.backends.local.tokens import Dice
+from model_adapters.errors import NotApplied
+from model_adapters.identity import ModelIdentity
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 4096
+"""Greedy completions that are kept for requests that ask the same again; a few kilobytes each."""
+
+
+@dataclass
+class Writer:
+    """Turns generations into rows, and rows into completions. Equal greedy requests are written once.
+
+    `kv_memory_mb` bounds the memory of keys and values; None leaves it to `memory.SHARE`.
+    """
+
+    forward: Forward
+    ending: Ending
+    identity: ModelIdentity
+    d_model: int
+    pad: int
+    rows: int
+    kv_memory_mb: int | None = None
+    _writing: dict[object, Row] = field(default_factory=dict)
+    _known: "OrderedDict[object, Completion]" = field(default_factory=OrderedDict)
+    _decoder: Decoder | None = None
+
+    def __post_init__(self) -> None:
+        cost = footprint(self.forward.model, self.forward.device)
+        if cost is None:
+            log.warning("%s: its cache is not one of plain keys and values; static batches", self.identity.name)
+            return
+        budget = None if self.kv_memory_mb is None else self.kv_memory_mb * MEGABYTE
+        parts = (self.forward, self.ending, self.pad, self.d_model, self.rows, cost, budget)
+        self._decoder = Decoder(*parts, finish=self._finish)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether rows are being written."""
+        return self._decoder is not None and bool(self._decoder.alive)
+
+    def admit(self, waiting: Sequence[Generation]) -> list[Generation]:
+        """Start what there is room for; returns the jobs that must wait. What fails, fails in its own future."""
+        decoder = self._decoder
+        room = self.rows if decoder is None else decoder.room
+        rows: list[Row] = []
+        left: list[Generation] = []
+        for job in waiting:
+            if self._is_settled(job):
+                continue
+            twin = self._writing.get(job.key) if job.key is not None else None
+            if twin is not None and job.start():
+                twin.jobs.append(job)
+            elif twin is None and not left and len(rows) < room and (decoder is None or decoder.fits(job.most_tokens)):
+                if job.start():
+                    rows.append(self._row(job))
+            elif twin is None:
+                left.append(job)  # whoever comes behind waits too, so that nobody waits for ever
+        if rows and decoder is None:
+            self._write_statically(rows)
+        elif rows and decoder is not None:
+            return [*self._join(decoder, rows), *left]
+        return left
+
+    def step(self) -> None:
+        """One token for every row."""
+        assert self._decoder is not None
+        try:
+            self._decoder.step()
+        except Exception as problem:
+            self._fail(self._decoder.clear(), problem)
+        self._forget_abandoned()
+
+    def _is_settled(self, job: Generation) -> bool:
+        """Whether the job needs no row: nobody waits for it, or its answer is known."""
+        if job.is_abandoned:
+            job.settle(asyncio.CancelledError())
+            return True
+        known = self._known.get(job.key) if job.key is not None else None
+        if known is not None and job.start():
+            job.settle(replace(known, messages_sent=job.sent))
+        return known is not None
+
+    def _row(self, job: Generation) -> Row:
+        sampling, dice = job.request.sampling, None
+        if not sampling.is_greedy:
+            seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
+            dice = Dice(seed, job.request.sample_index)
+        row = Row(job.request, job.prompt, dice, [job])
+        if job.key is not None:
+            self._writing[job.key] = row
+        return row
+
+    def _join(self, decoder: Decoder, rows: Sequence[Row]) -> list[Generation]:
+        """Admit rows; returns the jobs of those that memory was too short for."""
+        left: Sequence[Row] = ()
+        try:
+            left = decoder.admit(rows)
+        except Exception as problem:
+            alive = {id(row) for row in decoder.alive}
+            unwritten = [row for row in rows if row.stop_reason is None and id(row) not in alive]
+            fewer = (len(alive) + len(unwritten)) // 2
+            if _is_out_of_memory(problem) and fewer > 0:
+                log.warning("out of memory with %d rows; going on with %d", len(alive) + len(unwritten), fewer)
+                self.rows = decoder.rows = fewer
+                left = unwritten
+            else:
+                self._fail(unwritten, problem)
+        for row in left:
+            self._writing.pop(row.jobs[0].key, None)
+        self._forget_abandoned()
+        return [job for row in left for job in row.jobs]
+
+    def _write_statically(self, rows: Sequence[Row]) -> None:
+        blocks = self.forward.blocks
+        try:
+            plan = blocks.planned([row.request.steering for row in rows], self.d_model)
+            for row, running, place in write_answers(rows, self.forward, self.ending, self.pad, plan):
+                self._finish(row, running, place)
+        except Exception as problem:
+            self._fail([row for row in rows if row.stop_reason is None], problem)
+        finally:
+            blocks.clear()
+        self._forget_abandoned()
+
+    def _finish(self, row: Row, plan: BatchPlan, place: int) -> None:
+        key = row.jobs[0].key
+        self._writing.pop(key, None)
+        try:
+            done = self._completion(row, plan, place)
+        except Exception as problem:
+            for job in row.jobs:
+                job.settle(problem)
+            return
+        if key is not None:
+            self._known[key] = done
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        for job in row.jobs:
+            job.settle(replace(done, messages_sent=job.sent))
+
+    def _completion(self, row: Row, plan: BatchPlan, place: int) -> Completion:
+        if row.problem is not None:
+            raise row.problem
+        steering = row.request.steering
+        if row.is_broken:
+            raise NotApplied(f"after {len(row.tokens)} tokens the model's output {NOT_FINITE}")
+        proof = measured_proof(steering, self.identity, plan, place, len(row.prompt) - 1, row.tokens_read)
+        return Completion(
+            text=self.ending.text(row),
+            tokens_in=len(row.prompt),
+            tokens_out=len(row.tokens),
+            stop_reason=row.stop_reason or "unknown",
+            messages_sent=None,
+            proof=proof,
+            seed=row.dice.seed if row.dice else None,
+            token_ids=tuple(row.tokens),
+            events=row.events,
+        )
+
+    def _fail(self, rows: Sequence[Row], problem: Exception) -> None:
+        for row in rows:
+            self._writing.pop(row.jobs[0].key, None)
+            for job in row.jobs:
+                job.settle(problem)
+
+    def _forget_abandoned(self) -> None:
+        """Rows that nobody waits for leave by themselves; who asks the same again must get a row of their own."""
+        for key, row in list(self._writing.items()):
+            if row.is_abandoned():
+                del self._writing[key]
+                for job in row.jobs:
+                    job.settle(asyncio.CancelledError())
+
+
+def _is_out_of_memory(problem: Exception) -> bool:
+    if isinstance(problem, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(problem, RuntimeError) and "memory" in str(problem) and "allocate" in str(problem)
