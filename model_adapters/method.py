@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NewType, Protocol
 from model_adapters.backend import Backend
 from model_adapters.behavior import Behavior
 from model_adapters.errors import Refused
+from model_adapters.features import Dictionary
 from model_adapters.steering import Steering
 
 SteeringFile = NewType("SteeringFile", str)
@@ -23,7 +24,7 @@ class Context:
 
     backend: Backend
     writer: Backend | None = None
-    dictionary: Any = None
+    dictionary: Dictionary | None = None
     steerings: Mapping[str, Steering] = field(default_factory=dict)
     draw: int = 0
 
@@ -33,13 +34,27 @@ class SteeringMethod(Protocol):
 
     `prepare` runs once per preparation key and its result is stored. Where the dataclass has a field `coefficient` or
     `dose`, it returns vectors with coefficient 1 and the package applies the field afterwards, so that a sweep
-    shares one preparation. `needs_behavior` False says that the behavior does not enter.
+    shares one preparation. `needs_behavior` False says that the behavior does not enter, `is_immediate` True that
+    there is no search worth storing. A method that only sizes what another one finds is a `SharesSearch`.
     """
 
     name: ClassVar[str]
 
     async def prepare(self, behavior: Behavior, context: Context) -> Steering:
         """Find the steering. Raises Refused when the backend lacks a capability the method needs."""
+        ...
+
+
+class SharesSearch(Protocol):
+    """A method that uses another one's search, and its stored preparation, and then sizes what was found."""
+
+    @property
+    def search(self) -> SteeringMethod:
+        """The method that searches, with its parameters."""
+        ...
+
+    def sized(self, found: Steering) -> Steering:
+        """What was found, at this method's own size."""
         ...
 
 

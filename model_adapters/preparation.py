@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import cast
 
 from model_adapters.backend import Backend
 from model_adapters.behavior import Behavior
 from model_adapters.cache import cache_folder
 from model_adapters.dose import residual_norms, with_dose
 from model_adapters.errors import Refused, SteerError, SteeringFileError
+from model_adapters.features import Dictionary, resolve
 from model_adapters.identity import package_version
 from model_adapters.lock import locked
-from model_adapters.method import Context, SteeringFile, SteeringMethod
+from model_adapters.method import Context, SharesSearch, SteeringFile, SteeringMethod
 from model_adapters.methods import check_parameters, parameters_of
 from model_adapters.steering import Steering
 from model_adapters.steering_file import load_steering, save_steering
@@ -56,6 +58,7 @@ def preparation_key(
     draw: int = 0,
     writer: Backend | None = None,
     steerings: Mapping[str, Steering] | None = None,
+    dictionary: Dictionary | None = None,
 ) -> str:
     """SHA-256 over everything the method's search depends on, so that a changed input is a new preparation."""
     model = backend.identity
@@ -69,7 +72,7 @@ def preparation_key(
         "behavior": behavior.digest,
         "model": [model.model_digest or model.name, model.revision, model.dtype, model.template_digest, model.url],
         "template_arguments": dict(model.arguments),
-        "dictionary": model.dictionary_digest,
+        "dictionary": dictionary.digest if dictionary is not None else model.dictionary_digest,
         "writer": writer.identity.digest if writer else None,
         "draw": draw,
     }
@@ -84,11 +87,14 @@ async def prepare(
     draw: int = 0,
     redraw: bool = False,
     writer: Backend | None = None,
+    dictionary: Dictionary | None = None,
 ) -> Prepared:
     """The steering of a method for a behavior on a backend's model: found again where it was prepared before.
 
-    `redraw` searches again and replaces what was stored. Raises SteerError for parameters that contradict each other
-    and where the method needs a behavior and has none, Refused where the backend can't run what was found.
+    `redraw` searches again and replaces what was stored. `dictionary` is for methods that choose features; what they
+    find by index is stored so, and made vectors where the backend can't take indices. Raises SteerError for parameters
+    that contradict each other and where the method needs a behavior and has none, Refused where the backend can't run
+    what was found.
     """
     check_parameters(method)
     if isinstance(draw, bool) or not isinstance(draw, int) or draw < 0:
@@ -96,21 +102,44 @@ async def prepare(
     if behavior is None and getattr(method, "needs_behavior", True):
         raise SteerError(f"method {method.name} needs behavior=…; `steer behaviors` lists them, other text works too")
     behavior = behavior or NO_BEHAVIOR
-    steerings = _named_steerings(method)
-    key = preparation_key(method, behavior, backend, draw=draw, writer=writer, steerings=steerings)
-    path = cache_folder("preparations") / f"{key}.json"
-    async with locked(path.with_suffix(".lock")):
-        searched = None if redraw else _stored(path)
-        if searched is None:
-            context = Context(backend, writer=writer, steerings=steerings, draw=draw)
-            searched = await method.prepare(behavior, context)
-            searched = searched.described(**_provenance(method, behavior, backend, draw))
-            _refuse(searched, backend)
-            save_steering(searched, path)
+    searcher = getattr(method, "search", method)
+    steerings = named_steerings(searcher)
+    if getattr(searcher, "is_immediate", False):
+        searched = await _searched(searcher, behavior, backend, draw, writer, dictionary, steerings)
+    else:
+        key = preparation_key(
+            searcher, behavior, backend, draw=draw, writer=writer, steerings=steerings, dictionary=dictionary
+        )
+        path = cache_folder("preparations") / f"{key}.json"
+        async with locked(path.with_suffix(".lock")):
+            stored = None if redraw else _stored(path)
+            searched = stored or await _searched(searcher, behavior, backend, draw, writer, dictionary, steerings)
+            if stored is None:
+                save_steering(searched, path)
+    if searcher is not method:
+        searched = cast(SharesSearch, method).sized(searched).described(method=method.name)
+    if searched.needs_dictionary and dictionary is not None and backend.refusals(searched):
+        searched = resolve(searched, dictionary)
     # Before a dose is measured: that costs answers.
     _refuse(searched, backend)
     steering = await _sized(searched, method, backend)
     return Prepared(steering, store(steering))
+
+
+async def _searched(
+    method: SteeringMethod,
+    behavior: Behavior,
+    backend: Backend,
+    draw: int,
+    writer: Backend | None,
+    dictionary: Dictionary | None,
+    steerings: Mapping[str, Steering],
+) -> Steering:
+    context = Context(backend, writer=writer, dictionary=dictionary, steerings=steerings, draw=draw)
+    found = (await method.prepare(behavior, context)).described(**_provenance(method, behavior, backend, draw))
+    if not found.needs_dictionary:
+        _refuse(found, backend)
+    return found
 
 
 def _refuse(steering: Steering, backend: Backend) -> None:
@@ -125,12 +154,13 @@ def _stored(path: Path) -> Steering | None:
         raise SteeringFileError(f"{problem} (with redraw=true)") from problem
 
 
-def _named_steerings(method: SteeringMethod) -> dict[str, Steering]:
+def named_steerings(method: SteeringMethod) -> dict[str, Steering]:
+    """The steerings that a method's SteeringFile parameters name, by parameter. Raises SteeringFileError."""
     named = {}
     for key, kind in typing.get_type_hints(type(method)).items():
         value = getattr(method, key, None)
         if value is not None and (kind is SteeringFile or SteeringFile in typing.get_args(kind)):
-            named[key] = load_steering(str(value))
+            named[key] = load_steering(Path(str(value)).expanduser())
     return named
 
 

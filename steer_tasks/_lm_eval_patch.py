@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 MODELS = {
+    "goodfire_steered": "model_adapters.harnesses.lm_eval:GoodfireSteered",
     "hook_steered": "model_adapters.harnesses.lm_eval:HookSteered",
     "prompt_steered": "model_adapters.harnesses.lm_eval:PromptSteered",
 }

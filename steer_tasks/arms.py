@@ -5,18 +5,18 @@ May import model_adapters; no harness, no torch.
 
 import asyncio
 import json
-import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from model_adapters.backend import Backend
 from model_adapters.behavior import Behavior, find_behaviors
 from model_adapters.errors import Refused, SteerError
-from model_adapters.method import SteeringFile, SteeringMethod
+from model_adapters.features import Dictionary, open_dictionary, resolve
+from model_adapters.method import SteeringMethod
 from model_adapters.methods import build_method, parameters_of
-from model_adapters.preparation import prepare
-from model_adapters.steering import VECTORS, Steering
+from model_adapters.preparation import named_steerings, prepare, store
+from model_adapters.steering import Steering
 from model_adapters.steering_file import load_steering
 
 NO_BEHAVIOR = "none"
@@ -38,6 +38,7 @@ class Arm:
     behaviors: Mapping[str, Behavior] = field(default_factory=dict)
     draw: int = 0
     redraw: bool = False
+    dictionary: str | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -50,23 +51,18 @@ class Arm:
 
     def check_shape(self, shape: Shape) -> None:
         """Raise Refused for a layer that the model doesn't have and for vectors of another width."""
-        steerings = [self.frozen(), *(load_steering(path) for path in _files(self.built))]
-        residual = [one for steering in steerings if steering for one in steering.on_residuals]
+        steerings = [self.frozen(), *(named_steerings(self.built).values() if self.built else ())]
+        found = [site for steering in steerings if steering for site in steering.sites]
         layer = getattr(self.built, "layer", None)
-        if layer is None and not residual:
+        if layer is None and not found:
             return
         n_layers, d_model = shape()
-        for number in ([] if layer is None else [layer]) + [one.layer for one in residual]:
+        for number in ([] if layer is None else [layer]) + [at for _, at, _ in found]:
             if not 0 <= number < n_layers:
                 raise Refused(f"layer {number} is out of range; the model has layers 0 to {n_layers - 1}")
-        for one in residual:
-            for name in VECTORS:
-                vector = getattr(one, name, None)
-                if vector is not None and vector.size != d_model:
-                    kind = type(one).__name__
-                    raise Refused(
-                        f"{kind}: {name} has width {vector.size}, the model has {d_model}; prepare it on this model"
-                    )
+        for name, _, vector in found:
+            if vector.size != d_model:
+                raise Refused(f"{name} has width {vector.size}, the model has {d_model}; prepare it on this model")
 
     def prepared(self, backend: Backend, label: str) -> tuple[Steering, Path | None]:
         """The steering for samples marked `label`, and its file; the control has none. Blocks: call it in a thread.
@@ -75,15 +71,25 @@ class Arm:
         """
         if self.file is not None:
             steering, path = load_steering(self.file), self.file
+            opened = self._opened()
+            if steering.needs_dictionary and opened is not None and backend.refusals(steering):
+                steering = resolve(steering, opened)
+                path = store(steering)
             if reasons := backend.refusals(steering):
                 raise Refused("; ".join(reasons))
         else:
             assert self.built is not None
             behavior = self.behaviors.get(label)
             # A loop of its own: preparation reads files and waits for other processes, which mustn't stop the host's.
-            found = asyncio.run(prepare(self.built, behavior, backend, draw=self.draw, redraw=self.redraw))
+            asked = prepare(
+                self.built, behavior, backend, draw=self.draw, redraw=self.redraw, dictionary=self._opened()
+            )
+            found = asyncio.run(asked)
             steering, path = found.steering, found.path
         return steering, path if steering else None
+
+    def _opened(self) -> Dictionary | None:
+        return open_dictionary(self.dictionary) if self.dictionary else None
 
     def provenance(self) -> dict[str, object]:
         """What a result records of it."""
@@ -93,6 +99,7 @@ class Arm:
             "steering": str(self.file) if self.file else None,
             "behaviors": {slug: behavior.digest for slug, behavior in self.behaviors.items()},
             "draw": self.draw,
+            "dictionary": self.dictionary,
         }
 
 
@@ -104,6 +111,7 @@ def build_arm(
     steering: str | Path | None = None,
     draw: int = 0,
     redraw: bool = False,
+    dictionary: str | None = None,
 ) -> Arm:
     """The arm that a task's arguments describe; a parameter that is None counts as not given.
 
@@ -116,14 +124,13 @@ def build_arm(
         extra = [*(["method"] if method != "control" else []), *(["behavior"] if behavior else []), *given]
         if extra:
             raise SteerError(f"steering={steering} is complete; leave {', '.join(extra)} out")
-        return _frozen_arm(Path(steering).expanduser().resolve())
+        return replace(_frozen_arm(Path(steering).expanduser().resolve()), dictionary=dictionary)
     built = build_method(method, given)
     behaviors = {one.slug: one for one in find_behaviors(behavior)} if behavior else {}
     if not behaviors and getattr(built, "needs_behavior", True):
         raise SteerError(f"method {method} needs behavior=…; `steer behaviors` lists them, `all` takes the study's 14")
-    for path in _files(built):
-        load_steering(path)
-    return Arm(built, None, behaviors, draw, redraw)
+    named_steerings(built)
+    return Arm(built, None, behaviors, draw, redraw, dictionary)
 
 
 def _frozen_arm(file: Path) -> Arm:
@@ -134,15 +141,6 @@ def _frozen_arm(file: Path) -> Arm:
         return Arm(None, file)
     # Marks the samples, so that they pair with those of a run that prepared the same; nothing is made from it.
     return Arm(None, file, {slug: Behavior(slug, str(found.get("text", slug)), "")})
-
-
-def _files(method: SteeringMethod | None) -> list[str]:
-    """The steering files that a method's parameters name."""
-    if method is None:
-        return []
-    kinds = typing.get_type_hints(type(method))
-    named = {name for name, kind in kinds.items() if kind is SteeringFile or SteeringFile in typing.get_args(kind)}
-    return [str(value) for name, value in parameters_of(method).items() if name in named and value is not None]
 
 
 def pairs(given: Mapping[str, object] | Sequence[str] | str | None) -> dict[str, object]:

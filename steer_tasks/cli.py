@@ -10,6 +10,7 @@ from pathlib import Path
 
 from model_adapters.errors import SteerError
 from steer_tasks import listing
+from steer_tasks.serve import add_serve_options, serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--behavior", help="a slug, the study's text, a YAML file, or any other text")
     one.add_argument("--model", required=True, help="`embedded`, a Hugging Face id, or a folder")
     one.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="a parameter")
+    one.add_argument("--dictionary", help="a feature dictionary for methods that need one: `demo`, a file, a folder")
     one.add_argument("--draw", type=int, default=0, help="seeds a method that samples (default 0)")
     one.add_argument("--redraw", action="store_true", help="search again even where it was prepared before")
     one.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
@@ -60,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("file")
     one = command("spec", _spec, "print a steering as --extra-body for `inspect eval`")
     one.add_argument("file", help="a steering file, or `control`")
+    add_serve_options(command("serve", serve, "serve a steered model over the Ember protocol"))
     command("doctor", _doctor, "print versions, what is registered, and what is missing")
     command("lm_eval", lambda _: None, "lm-eval's own command line with our models and tasks registered")
     return top
@@ -76,10 +79,13 @@ def _prepare(given: argparse.Namespace) -> None:
     if given.draw < 0:
         raise SteerError(f"--draw is {given.draw}; draws are whole numbers from 0")
     from model_adapters.backends.local import open_local
+    from model_adapters.features import open_dictionary
 
+    dictionary = open_dictionary(given.dictionary) if given.dictionary else None
     backend = open_local(given.model, dtype=given.dtype, device=given.device, revision=given.revision)
     try:
-        prepared = asyncio.run(prepare(method, behavior, backend, draw=given.draw, redraw=given.redraw))
+        asked = {"draw": given.draw, "redraw": given.redraw, "dictionary": dictionary}
+        prepared = asyncio.run(prepare(method, behavior, backend, **asked))
     finally:
         backend.close()
     path = save_steering(prepared.steering, Path(given.out)) if given.out else prepared.path

@@ -13,7 +13,7 @@ from model_adapters.identity import package_version
 from model_adapters.methods import method_names
 from steer_tasks.questions import load_questions
 
-PACKAGES = ("torch", "transformers", "lm-eval", "inspect-ai", "safetensors", "gguf", "numpy")
+PACKAGES = ("torch", "transformers", "lm-eval", "inspect-ai", "safetensors", "gguf", "numpy", "httpx", "fastapi")
 OPTIONAL = {"goodfire": "pip install 'steer-tasks[goodfire]' (its SDK pins an old httpx)"}
 VARIABLES = (
     "STEER_TASKS_CACHE",
@@ -60,11 +60,21 @@ def _registered() -> list[str]:
         _line("lm-eval start-up hook", said if active else remedy, missing=not active),
         _line(
             "inspect entry point",
-            "registered: hook_steered, prompt_steered" if inspect_point else "not registered; pip install steer-tasks",
+            "registered: hook_steered, goodfire_steered, prompt_steered" if inspect_point else "not registered; pip install steer-tasks",
             missing=not inspect_point,
         ),
+        _line("goodfire_steered", _service()),
         _line("methods", ", ".join(method_names())),
     ]
+
+
+def _service() -> str:
+    """Who would answer `goodfire_steered` as typed; nothing is asked."""
+    if address := os.environ.get("GOODFIRE_BASE_URL"):
+        return f"asks the service at {address}"
+    if os.environ.get("GOODFIRE_API_KEY"):
+        return "asks the hosted service, as a key is set"
+    return "serves `embedded` in its own process, as neither GOODFIRE_API_KEY nor GOODFIRE_BASE_URL is set"
 
 
 def _model() -> list[str]:

@@ -15,7 +15,8 @@ from model_adapters.backends.wrapped import prompt_only_refusals
 from model_adapters.errors import Refused
 from model_adapters.harnesses.inspect import HookSteered, PromptSteered
 from model_adapters.harnesses.inspect_messages import inspect_messages
-from steer_tasks.arms import NO_BEHAVIOR, Arm, build_arm, pairs
+from steer_tasks.arms import NO_BEHAVIOR, Arm, build_arm
+from steer_tasks.arms import pairs as named
 from steer_tasks.protocols import Protocol, load_protocol
 from steer_tasks.questions import Question, QuestionSet, load_questions
 from steer_tasks.scorers import accuracy, answered
@@ -43,6 +44,15 @@ def mmlu_171(
     match: str | None = None,
     first: str | None = None,
     second: str | None = None,
+    edits: str | None = None,
+    magnitude: float | None = None,
+    pairs: int | None = None,
+    pool: int | None = None,
+    most: int | None = None,
+    total: float | None = None,
+    everywhere: float | None = None,
+    effect: bool | None = None,
+    dictionary: str | None = None,
     parameters: dict[str, Any] | list[str] | str | None = None,
 ) -> Task:
     """The 171 questions in the chain-of-thought form, scored by accuracy and by whether they were answered.
@@ -50,24 +60,29 @@ def mmlu_171(
     `behavior` is one, a list, or `all`; sample ids are `behavior/question`, equal in every arm run with the same
     behaviors, and `question` where no behavior enters. `steering` is a frozen steering's file. From `text` on these
     are the methods' parameters; those of a method that isn't ours go into `parameters` (`name=value`, or an object).
+    `dictionary` is for methods that choose features on a local model.
     `questions` is a file or folder. Everything that needs no weights is checked here.
     """
     wording = load_protocol(protocol)
     given: dict[str, object] = {
         **{"text": text, "placement": placement, "layer": layer, "coefficient": coefficient, "dose": dose},
         **{"positions": positions, "contrasts": contrasts, "match": match, "first": first, "second": second},
-        **pairs(parameters),
+        **{"edits": edits, "magnitude": magnitude, "pairs": pairs, "pool": pool, "most": most, "effect": effect},
+        **{"total": total, "everywhere": everywhere},
+        **named(parameters),
     }
     if method == "prompt" and given["text"] is None:
         given["text"] = wording.prompting
     given = {name: value for name, value in given.items() if value is not None}
-    arm = build_arm(method, given, behavior=behavior, steering=steering, draw=draw, redraw=redraw)
+    arm = build_arm(
+        method, given, behavior=behavior, steering=steering, draw=draw, redraw=redraw, dictionary=dictionary
+    )
     model = under_test()
     check_on(arm, model)
     asked = load_questions("mmlu_171", questions)
     return Task(
         dataset=MemoryDataset(samples(asked, wording, arm), name="mmlu_171"),
-        solver=steered_generate(method, behavior, steering, draw, redraw, given),
+        solver=steered_generate(method, behavior, steering, draw, redraw, given, dictionary),
         scorer=[accuracy(), answered()],
         config=GenerateConfig(temperature=0.0, max_tokens=2048),
         model=DEFAULT_MODEL if model is not None and str(model) == "none/none" else None,

@@ -11,6 +11,14 @@ def hook_steered() -> type[ModelAPI]:
     return HookSteered
 
 
+@modelapi(name="goodfire_steered")
+def goodfire_steered() -> type[ModelAPI]:
+    """`goodfire_steered/<model>`: an Ember service, hosted, at a URL, or in this process."""
+    from model_adapters.harnesses.inspect import GoodfireSteered
+
+    return GoodfireSteered
+
+
 @modelapi(name="prompt_steered")
 def prompt_steered() -> type[ModelAPI]:
     """`prompt_steered/<provider>/<model>`: any Inspect model behind a prompt."""

@@ -20,6 +20,7 @@ def steered_generate(
     draw: int = 0,
     redraw: bool = False,
     parameters: dict[str, Any] | list[str] | str | None = None,
+    dictionary: str | None = None,
 ) -> Solver:
     """Generate under a method's steering, or under the one in file `steering`.
 
@@ -28,7 +29,15 @@ def steered_generate(
     that one's. An answer whose proof is not of the steering asked for is an error. Samples are numbered from 0 for
     the first epoch.
     """
-    arm = build_arm(method, pairs(parameters), behavior=behavior, steering=steering, draw=draw, redraw=redraw)
+    arm = build_arm(
+        method,
+        pairs(parameters),
+        behavior=behavior,
+        steering=steering,
+        draw=draw,
+        redraw=redraw,
+        dictionary=dictionary,
+    )
     prepared: Once[Spec] = Once()
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from model_adapters.backend import Completion, Messages, Prompt, Proof, Request, Text, with_system_prompts
+from model_adapters.backend import Completion, Likelihood, Messages, Prompt, Proof, Request, Text, with_system_prompts
 from model_adapters.errors import Refused
 from model_adapters.identity import ModelIdentity
-from model_adapters.steering import CONTROL, Steering
+from model_adapters.steering import CONTROL, AddVector, Steering
 
 IDENTITY = ModelIdentity("fake/model", "fake", model_digest="0" * 16, dtype="float32", template_digest="t")
 
@@ -91,6 +91,20 @@ class ReadingBackend(SpeakingBackend):
         await asyncio.sleep(0)
         one = np.array([self._embedding(word) for word in words], dtype=np.float32)
         return np.stack([(layer + 1) * one for layer in range(self.n_layers)])
+
+    async def score(self, prompt: Prompt, continuation: str | Sequence[int], steering: Steering) -> Likelihood:
+        """Each word's log-probability is its embedding along what is added, at the vectors' layers, minus 10."""
+        words = str(continuation).split()
+        await asyncio.sleep(0)
+        vectors = [one.vector * one.coefficient for one in steering.on_residuals if isinstance(one, AddVector)]
+        added = sum(vectors, np.zeros(self.d_model))
+        logprobs = tuple(float(np.dot(self._embedding(word), added)) - 10.0 for word in words)
+        proof = Proof("sent", steering.fingerprint, self.identity.run(steering.fingerprint))
+        return Likelihood(logprobs, False, proof)
+
+    async def score_rolling(self, text: str, steering: Steering) -> Likelihood:
+        """The same without a prompt."""
+        return await self.score(Text(""), text, steering)
 
     def _embedding(self, word: str) -> Sequence[float]:
         if word in self.embeddings:

@@ -10,8 +10,8 @@ import pytest
 
 from model_adapters.backend import Message, Request, Sampling
 from model_adapters.backends.ember import open_ember
-from model_adapters.backends.ember_call import EmberError
-from model_adapters.backends.ember_cassette import Recorder
+from model_adapters.backends.ember.call import EmberError
+from model_adapters.backends.ember.cassette import Recorder
 from model_adapters.behavior import find_behavior
 from model_adapters.errors import Refused, SteerError
 from model_adapters.steering import CONTROL, EditFeatures, FeatureCompare, FeatureEdit, Steering, When

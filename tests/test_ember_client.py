@@ -20,11 +20,12 @@ from model_adapters.backend import (
     Text,
 )
 from model_adapters.backends.ember import HOSTED, IN_PROCESS, open_ember, service_address
-from model_adapters.backends.ember_answer import ServiceFeature
-from model_adapters.backends.ember_call import EmberError
-from model_adapters.backends.ember_controller import controller_of, feature_id, steering_of
-from model_adapters.backends.ember_request import chat_payload
+from model_adapters.backends.ember.answer import ServiceFeature
+from model_adapters.backends.ember.call import EmberError
+from model_adapters.backends.ember.request import chat_payload
 from model_adapters.behavior import find_behavior
+from model_adapters.controller import steering_of
+from model_adapters.controller_json import controller_of, feature_id
 from model_adapters.errors import NotApplied, Refused
 from model_adapters.identity import ModelIdentity
 from model_adapters.steering import (

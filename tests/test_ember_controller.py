@@ -10,16 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_adapters.backends.ember_controller import (
-    controller_of,
-    edits_of,
-    feature_id,
-    index_of_id,
-    steering_of,
-    steering_of_file,
-    steering_of_variant,
-    wire_refusals,
-)
+from model_adapters.controller import edits_of, steering_of, steering_of_file, steering_of_variant
+from model_adapters.controller_json import controller_of, feature_id, index_of_id, wire_refusals
 from model_adapters.errors import Refused, SteerError
 from model_adapters.steering import (
     CONTROL,

@@ -12,7 +12,7 @@ import pytest
 
 from model_adapters.backend import Message, Request, Sampling
 from model_adapters.backends.ember import open_ember
-from model_adapters.backends.ember_call import EmberError
+from model_adapters.backends.ember.call import EmberError
 from tests.ember_server import Answer, chat, chat_body, event, events, response, serving
 
 KEY = "gf-planted-Zq81xTn4vW7r"

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_adapters.backends.ember_call import Call, EmberError, canonical, request_key
-from model_adapters.backends.ember_http import EmberHttp
-from model_adapters.backends.ember_key import Key
-from model_adapters.backends.ember_patience import Patience
-from model_adapters.backends.ember_stream import EventReader, StreamedAnswer
+from model_adapters.backends.ember.call import Call, EmberError, canonical, request_key
+from model_adapters.backends.ember.http import EmberHttp
+from model_adapters.backends.ember.key import Key
+from model_adapters.backends.ember.patience import Patience
+from model_adapters.backends.ember.stream import EventReader, StreamedAnswer
 from model_adapters.errors import Refused
 from tests.ember_server import Answer, chat, chat_body, event, events, response, serving
 

@@ -29,6 +29,7 @@ from model_adapters.methods.random_vector import RandomVector, unit_vector
 from model_adapters.steering import CONTROL, KINDS, AddVector, Steering, SystemPrompt
 from model_adapters.steering_file import load_steering, save_steering
 from tests.fake_backend import ReadingBackend, SpeakingBackend
+from tests.tiny_dictionary import tiny_dictionary
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -76,18 +77,21 @@ def method(request: pytest.FixtureRequest) -> SteeringMethod:
     given: dict[str, object] = {
         key: f"{key}.json" for key, item in known.items() if item.default is item.default_factory is MISSING
     }
+    fitting = {"edits": "1@0.5", "magnitude": 0.5, "everywhere": 1.0}
+    given |= {key: value for key, value in fitting.items() if key in known}
     size = next((key for key in ("dose", "coefficient") if key in known), None)
     return build_method(request.param, {**given, **({size: 1.0} if size else {})})
 
 
 def context(backend: Backend | None = None, draw: int = 0) -> Context:
     named = {"first": Steering((SystemPrompt("Be glad."),)), "second": Steering((AddVector(2, [1.0, 2.0, 3.0]),))}
-    return Context(backend or reading(), steerings=named, draw=draw)
+    picks = SpeakingBackend(lambda _: '[{"index": 0, "value": 0.3}]')
+    return Context(backend or reading(), picks, tiny_dictionary(), named, draw)
 
 
 def test_a_method_changes_nothing_it_is_given(method):
     """Preparing leaves behavior, parameters and named steerings as they were, and a method can't be changed."""
-    given, behavior = context(), find_behavior("funny")
+    given, behavior = context(), GLAD
     before = copy.deepcopy((parameters_of(method), behavior, dict(given.steerings), given.draw))
     asyncio.run(method.prepare(behavior, given))
     assert (parameters_of(method), behavior, dict(given.steerings), given.draw) == before
@@ -120,11 +124,12 @@ def test_a_method_says_what_a_backend_lacks(method):
     except Refused as refused:
         problem = str(refused)
     if problem:
-        assert problem.startswith(f"method {method.name} needs a backend that reads activations; 'fake' doesn't: use ")
+        searcher = getattr(method, "search", method).name
+        assert problem.startswith(f"method {searcher} needs a backend that reads activations; 'fake' doesn't: use ")
         assert backend.asked == []
     else:
         assert found == asyncio.run(method.prepare(GLAD, context()))
-    assert bool(problem) or method.name not in ("caa", "random_vector")
+    assert bool(problem) or method.name not in ("auto_steer", "auto_steer_scaled", "caa", "random_vector")
 
 
 def test_a_method_leaves_its_size_to_the_package(method):

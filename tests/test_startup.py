@@ -17,7 +17,7 @@ from steer_tasks import _lm_eval_patch
 
 ROOT = Path(__file__).resolve().parent.parent
 STARTUP = ROOT / "startup"
-OURS = {"hook_steered", "prompt_steered"}
+OURS = {"goodfire_steered", "hook_steered", "prompt_steered"}
 
 
 @pytest.fixture
@@ -160,6 +160,7 @@ def test_a_model_name_of_somebody_else_stays_theirs(monkeypatch):
         _lm_eval_patch.lm_eval_models(ModuleType("lm_eval.models"))
     assert dict(other.items()) == {
         "hook_steered": "somebody.else:Model",
+        "goodfire_steered": _lm_eval_patch.MODELS["goodfire_steered"],
         "prompt_steered": _lm_eval_patch.MODELS["prompt_steered"],
     }
 
@@ -177,7 +178,7 @@ def test_registering_twice_is_silent(monkeypatch):
         loaded = type("HookSteered", (), {"__module__": "model_adapters.harnesses.lm_eval"})
         ours._objs["hook_steered"] = loaded
         _lm_eval_patch.lm_eval_models(ModuleType("lm_eval.models"))
-    assert dict(ours.items()) == {"hook_steered": loaded, "prompt_steered": _lm_eval_patch.MODELS["prompt_steered"]}
+    assert dict(ours.items()) == {**_lm_eval_patch.MODELS, "hook_steered": loaded}
 
 
 class Recorder:

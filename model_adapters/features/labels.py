@@ -60,7 +60,7 @@ class Labels(Mapping[int, str]):
 
     @cached_property
     def _table(self) -> tuple[Any, Any, dict[int, int]]:
-        from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
+        from sklearn.feature_extraction.text import TfidfVectorizer
 
         vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, lowercase=True)
         table = vectorizer.fit_transform(self._by_index.values())

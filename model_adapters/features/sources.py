@@ -130,7 +130,7 @@ def _of_package(kind: str, rest: str) -> Source:
         if not slash:
             raise SteerError(f"saelens:{rest}: write saelens:RELEASE/ID, or saelens:FOLDER")
         try:
-            from sae_lens import SAE  # type: ignore[import-not-found]
+            from sae_lens import SAE
         except ImportError as problem:
             raise SteerError(f"saelens:{rest} needs the package sae-lens: pip install sae-lens") from problem
         return _saved(SAE.from_pretrained(release, name), f"{release}-{name}".replace("/", "-"))

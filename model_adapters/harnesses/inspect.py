@@ -1,11 +1,13 @@
-"""Inspect's model providers: `hook_steered` (a local model) and `prompt_steered` (any Inspect model behind a prompt).
+"""Inspect's model providers: `hook_steered` (a local model), `goodfire_steered` (an Ember service) and `prompt_steered`
+(any Inspect model behind a prompt).
 
 No steering decision is taken here: which one runs is in each request, in `extra_body["steer"]` (see `inspect_spec`).
 Imports inspect_ai; torch only when a model is loaded.
 """
 
+from model_adapters.harnesses.inspect_goodfire import GoodfireSteered
 from model_adapters.harnesses.inspect_hook import HookSteered
 from model_adapters.harnesses.inspect_model import SteeredModel
 from model_adapters.harnesses.inspect_prompt import PromptSteered
 
-__all__ = ["HookSteered", "PromptSteered", "SteeredModel"]
+__all__ = ["GoodfireSteered", "HookSteered", "PromptSteered", "SteeredModel"]

@@ -5,24 +5,34 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-from model_adapters.backend import Backend
 from model_adapters.backends.local import open_local
 from model_adapters.errors import Refused
 from model_adapters.harnesses.once import Once
 
 
-class Engines:
+class Closes(Protocol):
+    """What is opened once and closed in the end: a backend, or a service."""
+
+    async def aclose(self) -> None:
+        """Give back what is held."""
+        ...
+
+
+Held = TypeVar("Held", bound=Closes)
+
+
+class Engines(Generic[Held]):
     """Opened backends by what they were opened with. Safe from several threads and asyncio loops."""
 
-    def __init__(self, opener: Callable[..., Backend]) -> None:
+    def __init__(self, opener: Callable[..., Held]) -> None:
         self._opener = opener
-        self._opened: Once[Backend] = Once()
+        self._opened: Once[Held] = Once()
         self._holders: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    async def acquire(self, name: str, arguments: Mapping[str, Any]) -> Backend:
+    async def acquire(self, name: str, arguments: Mapping[str, Any]) -> Held:
         """The backend of model `name`, loaded in a thread at the first call; give it back with `release`.
 
         Raises what loading raises.

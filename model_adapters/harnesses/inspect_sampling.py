@@ -70,7 +70,7 @@ def refused_fields(config: GenerateConfig) -> list[str]:
     return found
 
 
-def sampling_of(config: GenerateConfig) -> Sampling:
+def sampling_of(config: GenerateConfig, provider: str = "hook_steered") -> Sampling:
     """How tokens are chosen: greedy unless a temperature is given.
 
     Raises Refused for a field that can't be honoured, and for `top_p` or `top_k` without a temperature, which would
@@ -82,7 +82,7 @@ def sampling_of(config: GenerateConfig) -> Sampling:
         if set_ := [name for name, is_set in narrowed.items() if is_set]:
             raise Refused(f"{' and '.join(set_)} without temperature: this model is greedy then; set temperature too")
     if refused:
-        raise Refused(f"hook_steered can't honour {', '.join(refused)}; leave that out of the generate config")
+        raise Refused(f"{provider} can't honour {', '.join(refused)}; leave that out of the generate config")
     return Sampling(
         max_tokens=MAX_TOKENS if config.max_tokens is None else config.max_tokens,
         temperature=config.temperature or 0.0,

@@ -1,29 +1,19 @@
-"""The models `hook_steered` and `prompt_steered` of lm-evaluation-harness. Imports lm-eval; torch with the model."""
+"""The models `hook_steered`, `goodfire_steered` and `prompt_steered` of lm-eval. Imports it; torch with the model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from lm_eval import utils
-from lm_eval.api.model import LM
-from tqdm import tqdm  # type: ignore[import-untyped]
-
-from model_adapters.backend import (
-    Completion,
-    Likelihood,
-    Message,
-    Prompt,
-    Request,
-    Text,
-    check_applied,
-    with_system_prompts,
-)
-from model_adapters.errors import Refused, SteerError
+from model_adapters.backend import Completion, Likelihood, Message, Request, Text, with_system_prompts
+from model_adapters.errors import Refused
+from model_adapters.features import open_dictionary
 from model_adapters.harnesses.documents import as_chat
-from model_adapters.harnesses.lm_eval_arguments import hook_arguments, merged, refuse_parallel_launch
+from model_adapters.harnesses.lm_eval_answers import SteeredLM
+from model_adapters.harnesses.lm_eval_arguments import hook_arguments, refuse_parallel_launch
+from model_adapters.harnesses.lm_eval_goodfire import GoodfireSteered
 from model_adapters.harnesses.lm_eval_prompt import PromptSteered
-from model_adapters.harnesses.lm_eval_record import ProofFile, guard_cache, run_described, run_info
+from model_adapters.harnesses.lm_eval_record import ProofFile, run_info
 from model_adapters.harnesses.lm_eval_requests import (
     PromptRule,
     after_thinking,
@@ -36,10 +26,10 @@ from model_adapters.harnesses.lm_eval_requests import (
 )
 from model_adapters.harnesses.loop import Call, LoopThread
 
-__all__ = ["HookSteered", "PromptSteered"]
+__all__ = ["GoodfireSteered", "HookSteered", "PromptSteered"]
 
 
-class HookSteered(LM):
+class HookSteered(SteeredLM):
     """A local model with any steering, for lm-eval: `--model hook_steered`.
 
     lm-eval's `hf` loads the weights and the tokenizer; the local backend runs them. Arguments are those of `hf`
@@ -51,32 +41,19 @@ class HookSteered(LM):
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
         given = hook_arguments(arguments)
+        dictionary = open_dictionary(given.dictionary) if given.dictionary else None
         refuse_parallel_launch()
         from model_adapters.harnesses.lm_eval_hf import open_hf
 
-        self._loop = LoopThread()
-        self._host, self.backend = open_hf(given)
+        self.loop = LoopThread()
+        self._host, self.local = open_hf(given)
+        self.backend = self.local
         self._device = self._host.device
         self._seed = given.seed
-        self.steering = self._loop.run(given.choice.resolve(self.backend))
-        self._run = self.backend.identity.run(self.steering.fingerprint)
-        self._proof = ProofFile(self._run, given.proof)
-        opening = template_opening(self.backend)
-        self._rule = PromptRule(given.chat_template, self.steering, self.backend, opening)
-
-    @classmethod
-    def create_from_arg_obj(
-        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
-    ) -> "HookSteered":
-        """Open with model arguments; one that the command line gives too (`device`) is the user's."""
-        return cls(**merged(arg_dict, additional_config))
-
-    @classmethod
-    def create_from_arg_string(
-        cls, arg_string: str, additional_config: dict[str, Any] | None = None
-    ) -> "HookSteered":
-        """The same from `name=value,…`."""
-        return cls(**merged(utils.simple_parse_args_string(arg_string), additional_config))
+        self.steering = self.loop.run(given.choice.resolve(self.backend, dictionary))
+        self.proof = ProofFile(self.run_identity, given.proof)
+        opening = template_opening(self.local)
+        self._rule = PromptRule(given.chat_template, self.steering, self.local, opening)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """One answer per request, in order; each is stored and proved as it finishes."""
@@ -86,7 +63,7 @@ class HookSteered(LM):
         def read(place: int, completion: Completion) -> tuple[str, dict[str, Any]]:
             asked, cut = prepared[place]
             thinking = self._host.think_end_token
-            text = after_thinking(completion.text, thinking, completion.token_ids, self.backend.encoding)
+            text = after_thinking(completion.text, thinking, completion.token_ids, self.local.encoding)
             return cut_at(text, asked.sampling.stop), {
                 "completion": completion.text,
                 "tokens_in": completion.tokens_in,
@@ -98,7 +75,7 @@ class HookSteered(LM):
 
         asked = [one for one, _ in prepared]
         calls: list[Call[Any]] = [partial(self.backend.complete, one) for one in asked]
-        answers: list[str] = self._answers(requests, [one.prompt for one in asked], calls, read, disable_tqdm)
+        answers: list[str] = self.answers(requests, [one.prompt for one in asked], calls, read, disable_tqdm)
         return answers
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -107,25 +84,25 @@ class HookSteered(LM):
             raise Refused("enable_thinking=True and log-likelihoods exclude each other; leave enable_thinking out")
         prompts = [self._rule.prompt(request) for request in requests]
         calls: list[Call[Any]] = [
-            partial(self.backend.score, prompt, self._rule.continuation(request, prompt), self.steering)
+            partial(self.local.score, prompt, self._rule.continuation(request, prompt), self.steering)
             for request, prompt in zip(requests, prompts, strict=True)
         ]
 
         def read(_: int, scored: Likelihood) -> tuple[tuple[float, bool], dict[str, Any]]:
             return (scored.total, scored.is_greedy), _summary(scored)
 
-        answers: list[tuple[float, bool]] = self._answers(requests, prompts, calls, read, disable_tqdm)
+        answers: list[tuple[float, bool]] = self.answers(requests, prompts, calls, read, disable_tqdm)
         return answers
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """For each text its log-probability, in disjoint windows; every token is steered as response."""
         texts = [self._rule.whole_text(request) for request in requests]
-        calls: list[Call[Any]] = [partial(self.backend.score_rolling, one.text, self.steering) for one in texts]
+        calls: list[Call[Any]] = [partial(self.local.score_rolling, one.text, self.steering) for one in texts]
 
         def read(_: int, scored: Likelihood) -> tuple[float, dict[str, Any]]:
             return scored.total, _summary(scored)
 
-        answers: list[float] = self._answers(requests, texts, calls, read, disable_tqdm)
+        answers: list[float] = self.answers(requests, texts, calls, read, disable_tqdm)
         return answers
 
     def _generation(self, request: Any, sample_index: int) -> tuple[Request, int]:
@@ -134,66 +111,26 @@ class HookSteered(LM):
         stored = getattr(self.cache_hook, "dbdict", None) is not None
         if stored and not sampling.is_greedy and (request.repeats or 1) > 1 and not request.args[1].get("do_sample"):
             raise Refused(f"{named(request)}: repeated samples would share one cached answer; add do_sample=true")
-        room = self.backend.max_length - sampling.max_tokens
+        room = self.local.max_length - sampling.max_tokens
         if room < 1:
             raise Refused(
                 f"{named(request)}: max_gen_toks={sampling.max_tokens} leaves no room for a prompt in the model's "
-                f"{self.backend.max_length} tokens; lower it with --gen_kwargs max_gen_toks=…"
+                f"{self.local.max_length} tokens; lower it with --gen_kwargs max_gen_toks=…"
             )
         end = self._host.tok_decode(self._host.eot_token_id, skip_special_tokens=False)
         stop = sampling.stop if not end or end in sampling.stop else (*sampling.stop, end)
         prompt, cut = self._rule.prompt(request), 0
         if isinstance(prompt, Text):
-            text, cut = cut_from_left(prompt.text, room, self.backend.encoding)
+            text, cut = cut_from_left(prompt.text, room, self.local.encoding)
             prompt = Text(text, prompt.entered)
         else:
-            length = len(self.backend.encoding.prompt(prompt, self.steering)[0])
-            if length >= self.backend.max_length:
+            length = len(self.local.encoding.prompt(prompt, self.steering)[0])
+            if length >= self.local.max_length:
                 raise Refused(
-                    f"{named(request)}: the prompt has {length} tokens, the model takes {self.backend.max_length} with "
+                    f"{named(request)}: the prompt has {length} tokens, the model takes {self.local.max_length} with "
                     "the answer; leave this document out (--limit, --samples), or use a model that takes more"
                 )
         return Request(prompt, self.steering, replace(sampling, stop=stop), sample_index), cut
-
-    def _answers(
-        self,
-        requests: Sequence[Any],
-        prompts: Sequence[Prompt],
-        calls: Sequence[Call[Any]],
-        read: Callable[[int, Any], tuple[Any, dict[str, Any]]],
-        disable_tqdm: bool,
-    ) -> list[Any]:
-        """Run all calls at once; prove, store and give each answer.
-
-        Raises SteerError when one failed, after the others were stored.
-        """
-        kind = requests[0].request_type if requests else ""
-        indices = sample_indices(requests)
-        answers: list[Any] = [None] * len(requests)
-        failures: list[tuple[int, BaseException]] = []
-        with tqdm(total=len(calls), disable=disable_tqdm, desc=f"Running {kind} requests") as bar:
-            for place, outcome in self._loop.as_finished(calls):
-                bar.update()
-                try:
-                    if isinstance(outcome, BaseException):
-                        raise outcome
-                    check_applied(self.steering, outcome.proof, self.backend.identity)
-                except Exception as problem:
-                    failures.append((place, problem))
-                    continue
-                answer, shown = read(place, outcome)
-                prompt = prompts[place]
-                sent = None if isinstance(prompt, Text) else with_system_prompts(prompt, self.steering)
-                self._proof.write(requests[place], indices[place], outcome.proof, sent, **shown)
-                self.cache_hook.add_partial(kind, requests[place].args, answer)
-                answers[place] = answer
-        if failures:
-            place, first = failures[0]
-            raise SteerError(
-                f"{len(failures)} of {len(requests)} requests failed, the first is {named(requests[place])}: "
-                f"{type(first).__name__}: {first}; --use_cache keeps the answers of the others"
-            ) from first
-        return answers
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The conversation as text, the steering's system prompts in it."""
@@ -203,7 +140,7 @@ class HookSteered(LM):
         messages = tuple(Message(turn["role"], turn["content"]) for turn in chat_history)  # type: ignore[arg-type]
         sent = with_system_prompts(messages, self.steering)
         if add_generation_prompt:
-            return self.backend.render(sent)
+            return self.local.render(sent)
         rendered: str = self._host.apply_chat_template(as_chat(sent), add_generation_prompt=False)
         return rendered
 
@@ -218,25 +155,20 @@ class HookSteered(LM):
         name: str = self._host.tokenizer_name
         return f"{name}-steering-{self.steering.fingerprint}" if self.steering.system_prompts else name
 
-    def set_cache_hook(self, cache_hook: Any) -> None:
-        """Use a response cache. Raises SteerError where it holds another run's answers."""
-        guard_cache(cache_hook, self._run, run_described(self.backend.identity, self.steering))
-        super().set_cache_hook(cache_hook)
-
     def get_model_info(self) -> dict[str, Any]:
         """What the results say of the model and the steering."""
-        model = self.backend.model
+        model = self.local.model
         return {
             "model_num_parameters": model.num_parameters() if hasattr(model, "num_parameters") else None,
             "model_dtype": self.backend.identity.dtype,
             "model_revision": self._host.revision,
-            "steer": run_info(self.backend.identity, self.steering, self._proof),
+            "steer": run_info(self.backend.identity, self.steering, self.proof),
         }
 
     def close(self) -> None:
         """End the threads and take the hooks off the model."""
-        self.backend.close()
-        self._loop.close()
+        self.local.close()
+        self.loop.close()
 
 
 def _summary(scored: Likelihood) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from model_adapters.backend import Backend
 from model_adapters.behavior import Behavior, find_behavior
 from model_adapters.errors import SteerError
+from model_adapters.features import Dictionary, resolve
 from model_adapters.method import SteeringMethod
 from model_adapters.methods import build_method, method_class, parameter_fields
 from model_adapters.preparation import prepare
@@ -74,7 +75,7 @@ LOADER_ARGUMENTS = (
 """Further arguments that `hf` hands on to transformers' `from_pretrained`, and so do we."""
 
 STEERING_ARGUMENTS = ("steering", "method", "behavior", "draw", "redraw")
-HOOK_ARGUMENTS = (*STEERING_ARGUMENTS, "chat_template", "max_rows", "seed", "proof", "runner")
+HOOK_ARGUMENTS = (*STEERING_ARGUMENTS, "dictionary", "chat_template", "max_rows", "seed", "proof", "runner")
 DEFAULT_SEED = 1234
 """What sampled answers are seeded by where no `seed` is given; lm-eval's own seed of torch."""
 
@@ -138,11 +139,17 @@ class SteeringChoice:
     draw: int = 0
     redraw: bool = False
 
-    async def resolve(self, backend: Backend) -> Steering:
-        """The steering, prepared on the backend's model unless it was. Raises SteerError where it can't run."""
+    async def resolve(self, backend: Backend, dictionary: Dictionary | None = None) -> Steering:
+        """The steering, prepared on the backend's model unless it was; features by index become vectors where there is
+        a `dictionary`. Raises SteerError where it can't run."""
         if self.frozen is None and self.method is not None:
-            return (await prepare(self.method, self.behavior, backend, draw=self.draw, redraw=self.redraw)).steering
+            prepared = await prepare(
+                self.method, self.behavior, backend, draw=self.draw, redraw=self.redraw, dictionary=dictionary
+            )
+            return prepared.steering
         steering = self.frozen or Steering()
+        if steering.needs_dictionary and dictionary is not None:
+            steering = resolve(steering, dictionary)
         if reasons := backend.refusals(steering):
             raise SteerError("; ".join(reasons))
         return steering
@@ -188,6 +195,7 @@ class HookArguments:
     rows: int | None = None
     seed: int = DEFAULT_SEED
     proof: str | None = None
+    dictionary: str | None = None
 
 
 def hook_arguments(arguments: Mapping[str, Any]) -> HookArguments:
@@ -204,7 +212,7 @@ def hook_arguments(arguments: Mapping[str, Any]) -> HookArguments:
         raise SteerError(f"chat_template is {mode!r}; it is one of {', '.join(CHAT_TEMPLATE_MODES)}")
     if (own.get("runner") or "local") != "local":
         raise SteerError(f"runner={own['runner']} is not there; hook_steered runs with runner=local")
-    proof = own.get("proof")
+    proof, dictionary = own.get("proof"), own.get("dictionary")
     return HookArguments(
         choice=choice,
         hf=hf,
@@ -212,6 +220,7 @@ def hook_arguments(arguments: Mapping[str, Any]) -> HookArguments:
         rows=_rows(hf.pop("batch_size", None), own.get("max_rows")),
         seed=whole("seed", own.get("seed", DEFAULT_SEED), 0),
         proof=None if proof is None else text("proof", proof),
+        dictionary=None if dictionary is None else text("dictionary", dictionary),
     )
 
 

@@ -13,6 +13,7 @@ from model_adapters.cache import cache_folder
 from model_adapters.errors import SteerError
 from model_adapters.identity import ModelIdentity
 from model_adapters.steering import VECTORS, Steering
+from model_adapters.values import ByContent
 
 MARK = "__steer_tasks_run__"
 """The entry of a response cache that says whose answers it holds; lm-eval's own keys are SHA-256 digests."""
@@ -102,6 +103,9 @@ def run_info(identity: ModelIdentity, steering: Steering, proof: ProofFile) -> d
     }
 
 
-def _intervention(one: Any) -> dict[str, Any]:
-    shown = {item.name: getattr(one, item.name) for item in fields(one) if item.name not in VECTORS}
-    return {"kind": type(one).__name__, **shown}
+def _intervention(one: Any) -> Any:
+    """An intervention as JSON holds it, what is inside it too, without its vectors."""
+    if isinstance(one, ByContent):
+        held = {item.name: getattr(one, item.name) for item in fields(one) if item.name not in VECTORS}  # type: ignore[arg-type]
+        return {"kind": type(one).__name__, **{name: _intervention(value) for name, value in held.items()}}
+    return [_intervention(part) for part in one] if isinstance(one, tuple) else one

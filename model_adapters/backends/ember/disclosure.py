@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from model_adapters.backends.ember_answer import an_object, needed
-from model_adapters.backends.ember_call import Asks, Call, EmberError
+from model_adapters.backends.ember.answer import an_object, needed
+from model_adapters.backends.ember.call import Asks, Call, EmberError
 from model_adapters.identity import ModelIdentity
 from model_adapters.steering import AllOf, AnyOf, Condition, EditFeatures, FeatureCompare, Intervention, When
 

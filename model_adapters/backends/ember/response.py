@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 
-from model_adapters.backends.ember_call import EmberError, shortened
-from model_adapters.backends.ember_key import Key
-from model_adapters.backends.ember_stream import EventReader, StreamedAnswer, StreamError
+from model_adapters.backends.ember.call import EmberError, shortened
+from model_adapters.backends.ember.key import Key
+from model_adapters.backends.ember.stream import EventReader, StreamedAnswer, StreamError
 
 LARGEST = 64 * 2**20
 """Bytes of an answer that are read; a service that sends more is not one of this protocol."""

@@ -15,10 +15,10 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
-from model_adapters.backends.ember_call import ROOT, Call, EmberError, Reply, refusal, shortened
-from model_adapters.backends.ember_key import Key
-from model_adapters.backends.ember_patience import Deadline, Patience
-from model_adapters.backends.ember_response import Answered, read_response
+from model_adapters.backends.ember.call import ROOT, Call, EmberError, Reply, refusal, shortened
+from model_adapters.backends.ember.key import Key
+from model_adapters.backends.ember.patience import Deadline, Patience
+from model_adapters.backends.ember.response import Answered, read_response
 from model_adapters.errors import SteerError
 
 log = logging.getLogger(__name__)

@@ -10,15 +10,15 @@ from typing import Any
 import httpx
 
 from model_adapters.backend import Completion, Message, Messages, Proof, ProofLevel, Request, check_applied
-from model_adapters.backends.ember_answer import chat_answer, logits_answer, touched
-from model_adapters.backends.ember_call import ROOT, Asks, Call
-from model_adapters.backends.ember_cassette import Cassette, Exchange, Recorder
-from model_adapters.backends.ember_disclosure import Disclosure, ask_disclosure, identity_of, mismatches
-from model_adapters.backends.ember_features import FindsFeatures
-from model_adapters.backends.ember_http import EmberHttp
-from model_adapters.backends.ember_key import Key
-from model_adapters.backends.ember_patience import Patience
-from model_adapters.backends.ember_request import (
+from model_adapters.backends.ember.answer import chat_answer, logits_answer, touched
+from model_adapters.backends.ember.call import ROOT, Asks, Call
+from model_adapters.backends.ember.cassette import Cassette, Exchange, Recorder
+from model_adapters.backends.ember.disclosure import Disclosure, ask_disclosure, identity_of, mismatches
+from model_adapters.backends.ember.features import FindsFeatures
+from model_adapters.backends.ember.http import EmberHttp
+from model_adapters.backends.ember.key import Key
+from model_adapters.backends.ember.patience import Patience
+from model_adapters.backends.ember.request import (
     CHAT,
     LOGITS,
     chat_payload,
@@ -27,7 +27,7 @@ from model_adapters.backends.ember_request import (
     post,
     request_refusals,
 )
-from model_adapters.backends.ember_response import Answered
+from model_adapters.backends.ember.response import Answered
 from model_adapters.controller import steering_of
 from model_adapters.controller_json import controller_of, wire_refusals
 from model_adapters.errors import NotApplied, Refused

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from model_adapters.backend import LayerDose, StopReason, SuggestedFeature
-from model_adapters.backends.ember_call import EmberError, shortened
+from model_adapters.backends.ember.call import EmberError, shortened
 from model_adapters.steering import FeatureEdit
 
 _STOPS: Mapping[Any, StopReason] = {"stop": "stop", "length": "max_tokens"}

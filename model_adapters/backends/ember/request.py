@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from model_adapters.backend import Messages, Request, Text, prompt_refusals, with_system_prompts
-from model_adapters.backends.ember_call import Call
+from model_adapters.backends.ember.call import Call
 from model_adapters.backends.wrapped import seed_of_sample
 from model_adapters.controller_json import controller_of, wire_refusals
 from model_adapters.errors import Refused

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from model_adapters.backend import Messages, SuggestedEdits, SuggestedFeature
-from model_adapters.backends.ember_answer import ServiceFeature, edits_answer, features_answer, summed
-from model_adapters.backends.ember_call import ROOT, Asks, Call, EmberError
-from model_adapters.backends.ember_disclosure import Disclosure
-from model_adapters.backends.ember_request import get, messages_json, post
+from model_adapters.backends.ember.answer import ServiceFeature, edits_answer, features_answer, summed
+from model_adapters.backends.ember.call import ROOT, Asks, Call, EmberError
+from model_adapters.backends.ember.disclosure import Disclosure
+from model_adapters.backends.ember.request import get, messages_json, post
 from model_adapters.behavior import Behavior
 
 Read = TypeVar("Read")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model_adapters.backends.ember_call import Call, EmberError, Reply, canonical, refusal, request_key, shortened
+from model_adapters.backends.ember.call import Call, EmberError, Reply, canonical, refusal, request_key, shortened
 from model_adapters.errors import SteerError
 
 FORMAT = "steer-tasks cassette 1"
