@@ -12,12 +12,13 @@ from inspect_ai.model import get_model
 from model_adapters.backend import Message, Request, Sampling
 from model_adapters.errors import Refused, SteerError
 from model_adapters.features import open_dictionary, resolve
+from model_adapters.harnesses.documents import as_chat, plain_form
 from model_adapters.harnesses.goodfire import DEMO, HOSTED_MODEL, service_choice
 from model_adapters.harnesses.lm_eval import GoodfireSteered, HookSteered
 from model_adapters.steering import CONTROL, EditFeatures, FeatureEdit, Steering, SystemPrompt
 from model_adapters.steering_file import save_steering
 from tests import lm_eval_cases
-from tests.lm_eval_cases import answers, evaluated, foreign, lines, message_request, request
+from tests.lm_eval_cases import answers, evaluated, foreign, lines, message_request
 from tests.tiny_service import on_a_port, tiny_service, write_dictionary
 
 pytestmark = pytest.mark.usefixtures("registered", "no_service")
@@ -173,8 +174,8 @@ def test_foreign_tasks_need_messages(tiny, dictionary):
     model = goodfire(tiny, dictionary, method="prompt", behavior="concise", text="Be brief.")
     with pytest.raises(Refused, match="add --apply_chat_template"):
         evaluated(model, [foreign("text")], limit=1)
-    found = evaluated(model, [foreign("text")], limit=2, apply_chat_template=True)
-    sent = [line["messages_sent"] for line in lines(found)]
+    evaluated(model, [foreign("text")], limit=2, apply_chat_template=True)
+    sent = [line["messages_sent"] for line in lines(model.proof.path)]
     assert all(messages[0] == {"role": "system", "content": "Be brief."} for messages in sent)
     assert model.steering == sentence
     always = goodfire(tiny, dictionary, method="control", chat_template="always")
@@ -184,12 +185,12 @@ def test_foreign_tasks_need_messages(tiny, dictionary):
 def test_our_documents_are_sent_as_they_are(tiny, dictionary):
     """A document's own messages are sent; a prompt that was altered is refused."""
     model = goodfire(tiny, dictionary, method="control")
-    plain = message_request("generate_until", {"max_gen_toks": 4})
-    assert model._messages(plain) == lm_eval_cases.MESSAGES
-    altered = message_request("generate_until", {"max_gen_toks": 4}, text="something else")
-    with pytest.raises(Refused, match="not the document's own messages"):
-        model._messages(altered)
-    assert request is not None
+    assert model._messages(message_request(plain_form(lm_eval_cases.MESSAGES))) == lm_eval_cases.MESSAGES
+    templated = model.apply_chat_template(as_chat(lm_eval_cases.MESSAGES))
+    assert model._messages(message_request(templated)) == lm_eval_cases.MESSAGES
+    for altered in ("something else", templated.replace("three", "four")):
+        with pytest.raises(Refused, match="not the document's own messages"):
+            model._messages(message_request(altered))
 
 
 def test_results_say_what_was_applied_and_by_whom(mmlu, tiny, dictionary):
@@ -206,10 +207,9 @@ def test_results_say_what_was_applied_and_by_whom(mmlu, tiny, dictionary):
 
 def test_proofs_are_acknowledged_and_carry_what_our_service_measured(mmlu, tiny, dictionary, edits):
     """The level says that a service accepted the edits; its counts and doses stand beside it."""
-    found = evaluated(
-        goodfire(tiny, dictionary, steering=edits), ["mmlu_171"], limit=2, gen_kwargs={"max_gen_toks": 8}
-    )
-    for line in lines(found):
+    model = goodfire(tiny, dictionary, steering=edits)
+    evaluated(model, ["mmlu_171"], limit=2, gen_kwargs={"max_gen_toks": 8})
+    for line in lines(model.proof.path):
         proof = line["proof"]
         assert (proof["level"], proof["first_response_token"]) == ("acknowledged", True)
         assert proof["response_tokens_touched"] == line["tokens_out"]
@@ -237,7 +237,7 @@ def test_a_recorded_run_is_replayed_without_a_service(mmlu, tiny, dictionary, ed
     assert replayed.choice.described() == {"service": None, "embedded": False, "replayed": True}
     assert answers(evaluated(replayed, ["mmlu_171"], **short), "mmlu_171") == answers(first, "mmlu_171")
     assert replayed.run_identity == recorded.run_identity
-    with pytest.raises(SteerError, match="not on the cassette|differs|recorded"):
+    with pytest.raises(SteerError, match=r"not on the cassette|differs|recorded"):
         evaluated(replayed, ["mmlu_171"], limit=5, gen_kwargs={"max_gen_toks": 8})
 
 
