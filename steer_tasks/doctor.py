@@ -14,6 +14,7 @@ from model_adapters.methods import method_names
 from steer_tasks.questions import load_questions
 
 PACKAGES = ("torch", "transformers", "lm-eval", "inspect-ai", "safetensors", "gguf", "numpy", "httpx", "fastapi")
+PROVIDERS = ("hook_steered", "goodfire_steered", "prompt_steered")
 OPTIONAL = {"goodfire": "pip install 'steer-tasks[goodfire]' (its SDK pins an old httpx)"}
 VARIABLES = (
     "STEER_TASKS_CACHE",
@@ -60,7 +61,7 @@ def _registered() -> list[str]:
         _line("lm-eval start-up hook", said if active else remedy, missing=not active),
         _line(
             "inspect entry point",
-            "registered: hook_steered, goodfire_steered, prompt_steered" if inspect_point else "not registered; pip install steer-tasks",
+            f"registered: {', '.join(PROVIDERS)}" if inspect_point else "not registered; pip install steer-tasks",
             missing=not inspect_point,
         ),
         _line("goodfire_steered", _service()),
