@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # What an install copies, or reads once: when one of these changes, the environment is brought up to date.
 INSTALLED_FROM := pyproject.toml constraints.txt $(wildcard startup/*)
 
-.PHONY: demo test test-all lint install model clean
+.PHONY: demo test test-all bench lint install model clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -18,6 +18,10 @@ test: lint model
 # Everything, installation tests included.
 test-all: lint model
 	$(BIN)/python -m pytest
+
+# Paired measurements; prints ratios and what they were measured on. Nothing else should run beside it.
+bench: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.ember_controllers
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

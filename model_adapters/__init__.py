@@ -9,7 +9,17 @@ from model_adapters.errors import NotApplied, Refused, SteerError, SteeringFileE
 from model_adapters.method import Context, SteeringFile
 from model_adapters.methods import build_method, method_names
 from model_adapters.preparation import Prepared, prepare
-from model_adapters.steering import CONTROL, AblateDirection, AddVector, ClampFeature, Steering, SystemPrompt
+from model_adapters.steering import (
+    CONTROL,
+    AblateDirection,
+    AddVector,
+    ClampFeature,
+    EditFeatures,
+    FeatureEdit,
+    Steering,
+    SystemPrompt,
+    When,
+)
 from model_adapters.steering_file import load_steering, save_steering
 
 __all__ = [
@@ -21,6 +31,8 @@ __all__ = [
     "Completion",
     "Context",
     "Contrast",
+    "EditFeatures",
+    "FeatureEdit",
     "Likelihood",
     "Message",
     "NotApplied",
@@ -35,6 +47,7 @@ __all__ = [
     "SteeringFileError",
     "SystemPrompt",
     "Text",
+    "When",
     "build_method",
     "find_behavior",
     "find_behaviors",

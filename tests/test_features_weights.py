@@ -221,7 +221,8 @@ class Code:
 
 
 def broken(folder: Path, kind: str) -> tuple[Path, dict]:
-    path, given = folder / "x.pth", {"layer": 0, "factor": 1.0}
+    path = folder / "x.pth"
+    given: dict[str, object] = {"layer": 0, "factor": 1.0}
     held = tensors()
     match kind:
         case "code":
