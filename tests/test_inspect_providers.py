@@ -181,12 +181,13 @@ def test_model_arguments_reach_the_engine(monkeypatch):
         return ScriptedBackend(lambda _: "x")
 
     monkeypatch.setattr(hook_module, "ENGINES", Engines(opener))
-    arguments = {"dtype": "float32", "device": "cpu", "revision": "r1", "max_rows": 3, "max_length": "64"}
+    plain = {"dtype": "float32", "device": "cpu", "revision": "r1"}
+    arguments = {**plain, "max_rows": 3, "max_length": "64", "kv_memory_mb": 9}
     api = get_model(
         "hook_steered/a/b", memoize=False, runner="local", template_arguments='{"x": false}', **arguments
     ).api
     said(api, body(CONTROL_SPEC))
-    expected = {"dtype": "float32", "device": "cpu", "revision": "r1", "rows": 3, "max_length": 64}
+    expected = {**plain, "rows": 3, "max_length": 64, "kv_memory_mb": 9}
     assert opened == [("a/b", expected | {"template_arguments": {"x": False}})]
 
 
@@ -456,7 +457,7 @@ def test_the_documentation_has_the_same_tables(root):
     for table in (HONOURED - {"extra_body"}, {"extra_body"}, LEFT_TO_INSPECT, set(REFUSED)):
         assert set(table) in names
     start = next(n for n, row in enumerate(names) if "runner" in row)
-    assert set().union(*names[start : start + 6]) == set(LOCAL)
+    assert set().union(*names[start : start + 7]) == set(LOCAL)
 
 
 @pytest.mark.parametrize(

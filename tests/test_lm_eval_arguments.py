@@ -42,7 +42,7 @@ WRONG = {
     "file and method": ({"steering": "x.json", "method": "caa"}, "leave method out"),
     "unknown": ({"method": "control", "pretraind": "x"}, "did you mean 'pretrained'"),
     "parameter of another": ({"method": "control", "dose": 1.0}, "'dose'"),
-    "auto batch": ({"method": "control", "batch_size": "auto:4"}, "max_rows"),
+    "memory": ({"method": "control", "kv_memory_mb": 0}, "kv_memory_mb is 0; give a whole number from 1"),
     "max batch": ({"method": "control", "max_batch_size": 8}, "max_rows"),
     "no rows": ({"method": "control", "max_rows": 0}, "whole number from 1"),
     "encoder-decoder": ({"method": "control", "backend": "seq2seq"}, "decoder-only"),
@@ -117,12 +117,15 @@ def test_harmless_values_of_refused_arguments_pass():
         ({}, None),
         ({"batch_size": 1}, None),
         ({"batch_size": "8"}, 8),
+        ({"batch_size": "auto"}, None),
+        ({"batch_size": "auto:4"}, None),
+        ({"batch_size": "auto", "max_rows": 3}, 3),
         ({"max_rows": 1}, 1),
         ({"batch_size": 4, "max_rows": 2}, 2),
     ],
 )
 def test_rows_follow_batch_size_and_max_rows(given, rows):
-    """batch_size 1 leaves the rows to the engine, a larger one is a ceiling, max_rows is an exact one."""
+    """batch_size 1 or auto leaves the rows to the engine, a larger one is a ceiling, max_rows is an exact one."""
     assert hook_arguments({"pretrained": "x", "method": "control", **given}).rows == rows
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse
 
+from model_adapters.auto_steer import AutoSteerOptions
 from model_adapters.backends.local.backend import LocalBackend
 from model_adapters.ember_service.activations import activation_routes
 from model_adapters.ember_service.chat import chat_routes
@@ -19,9 +19,6 @@ from model_adapters.ember_service.service import EmberService
 from model_adapters.ember_service.suggestions import suggestion_routes
 from model_adapters.features.dictionary import Dictionary
 from model_adapters.steering import Positions
-
-if TYPE_CHECKING:
-    from model_adapters.auto_steer import AutoSteerOptions
 
 ROOT = "/api/inference/v1"
 BODY_BYTES = 8 * 2**20
@@ -37,7 +34,7 @@ def create_app(
     factor: float | None = None,
     positions: Positions = "response",
     api_key: str | None = None,
-    auto_steer: "AutoSteerOptions | None" = None,
+    auto_steer: AutoSteerOptions | None = None,
     features_per_token: int = 64,
     body_bytes: int = BODY_BYTES,
     most_requests: int = MOST_REQUESTS,

@@ -4,11 +4,11 @@ import asyncio
 import hashlib
 import re
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from model_adapters import auto_steer
 from model_adapters.behavior import Behavior, find_behavior
 from model_adapters.ember_service.connection import while_wanted
 from model_adapters.ember_service.contrasts import Conversations, contrasting
@@ -17,9 +17,6 @@ from model_adapters.ember_service.schemas import SpecificationRequest, StimulusR
 from model_adapters.ember_service.searches import Searches
 from model_adapters.ember_service.service import EmberService
 from model_adapters.errors import Refused, SteerError
-
-if TYPE_CHECKING:
-    from model_adapters.auto_steer import AutoSteerOptions
 
 CONDITION_FEATURES = 3
 """Most features of a condition."""
@@ -46,7 +43,9 @@ CONDITION_THRESHOLD = 0.0
 """A condition asks for an activation above this, in units of value: any at all."""
 
 
-def suggestion_routes(service: EmberService, searches: Searches, options: "AutoSteerOptions | None") -> APIRouter:
+def suggestion_routes(
+    service: EmberService, searches: Searches, options: auto_steer.AutoSteerOptions | None
+) -> APIRouter:
     """`auto-edits`, `auto-conditional` and `generate-contrastive-dataset`."""
     routes = APIRouter()
 
@@ -56,10 +55,8 @@ def suggestion_routes(service: EmberService, searches: Searches, options: "AutoS
         behavior = behavior_of(asked.specification)
 
         async def search() -> object:
-            from model_adapters.auto_steer import AutoSteerOptions, find_edits
-
-            terms = options or AutoSteerOptions()
-            return await find_edits(behavior, service.backend, service.dictionary, terms, asked.draw)
+            terms = options or auto_steer.AutoSteerOptions()
+            return await auto_steer.find_edits(behavior, service.backend, service.dictionary, terms, asked.draw)
 
         try:
             found = await while_wanted(request, searches.find(("edits", behavior.digest, asked.draw), search))

@@ -51,7 +51,10 @@ def _is_plain(value: object) -> bool:
     return False
 
 
-LOCAL = ("runner", "dtype", "device", "revision", "max_rows", "max_length", "template_arguments", "unsteered")
+LOCAL = (
+    *("runner", "dtype", "device", "revision", "max_rows", "max_length", "kv_memory_mb"),
+    *("template_arguments", "unsteered"),
+)
 """What `hook_steered` takes."""
 
 
@@ -71,7 +74,7 @@ def local_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], bool]
     for name in ("dtype", "device", "revision"):
         if arguments.get(name) is not None:
             opening[name] = str(arguments[name])
-    for name, called in (("max_rows", "rows"), ("max_length", "max_length")):
+    for name, called in (("max_rows", "rows"), ("max_length", "max_length"), ("kv_memory_mb", "kv_memory_mb")):
         if arguments.get(name) is not None:
             opening[called] = _whole(name, arguments[name])
     template = arguments.get("template_arguments")

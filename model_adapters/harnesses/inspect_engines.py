@@ -74,11 +74,6 @@ ENGINES = Engines(open_local)
 """Of this process: weights are too large to load once per provider object, and Inspect makes several per eval."""
 
 
-async def unload() -> int:
-    """Give back the weights of every local model that Inspect's providers opened; returns how many there were."""
-    return await ENGINES.unload()
-
-
 def check_loop() -> None:
     """Raise Refused where the running event loop is not asyncio's, which the engine's answers come back to."""
     try:

@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -15,6 +14,7 @@ from model_adapters.features import Dictionary, resolve
 from model_adapters.method import SteeringMethod
 from model_adapters.methods import build_method, method_class, parameter_fields
 from model_adapters.preparation import prepare
+from model_adapters.secret import looks_secret
 from model_adapters.steering import Steering
 from model_adapters.steering_file import load_steering
 
@@ -45,7 +45,7 @@ HF_ARGUMENTS: Mapping[str, HfArgument] = {
     "dtype": _honoured("as in `hf`; when it is not given, `embedded` runs in bfloat16 where that is native"),
     "softmax_dtype": HfArgument(False, "log-probabilities are always taken in float32", (None, "float32")),
     "mixed_precision_dtype": HfArgument(False, "set `dtype` instead"),
-    "batch_size": _honoured("1 lets the engine choose its rows, a larger number is a ceiling, `auto` is refused"),
+    "batch_size": _honoured("1 or `auto` lets the engine choose its rows, a larger number is a ceiling"),
     "max_batch_size": HfArgument(False, "goes with `batch_size=auto`; set `max_rows` instead"),
     "trust_remote_code": _honoured("as in `hf`"),
     "use_fast_tokenizer": _honoured("as in `hf`"),
@@ -75,23 +75,23 @@ LOADER_ARGUMENTS = (
 """Further arguments that `hf` hands on to transformers' `from_pretrained`, and so do we."""
 
 STEERING_ARGUMENTS = ("steering", "method", "behavior", "draw", "redraw")
-HOOK_ARGUMENTS = (*STEERING_ARGUMENTS, "dictionary", "chat_template", "max_rows", "seed", "proof", "runner")
+HOOK_ARGUMENTS = (
+    *STEERING_ARGUMENTS,
+    *("dictionary", "chat_template", "max_rows", "kv_memory_mb", "seed", "proof", "runner"),
+)
 DEFAULT_SEED = 1234
 """What sampled answers are seeded by where no `seed` is given; lm-eval's own seed of torch."""
 
 CHAT_TEMPLATE_MODES = ("auto", "always", "never")
 
 _TEXTS = ("pretrained", "revision", "subfolder", "tokenizer", "peft", "delta", "gguf_file")
-_KEY_WORDS = {"key", "apikey", "secret", "password", "passwd", "credential", "credentials", "bearer", "auth"}
-_KEY_VALUE = re.compile(r"(sk|hf|ghp|gho|xoxb|AKIA|glpat)[-_]?[A-Za-z0-9_-]{16,}")
 
 
 def refuse_keys(arguments: Mapping[str, object]) -> None:
     """Raise SteerError, by name, for an argument that looks like a key: lm-eval writes arguments into its results."""
     for name, value in arguments.items():
-        words = set(name.lower().split("_"))
-        token = name.lower().endswith("token") and name not in HF_ARGUMENTS
-        if words & _KEY_WORDS or token or (isinstance(value, str) and _KEY_VALUE.fullmatch(value)):
+        # `hf` has arguments that a word of these is part of (`add_bos_token`).
+        if (name not in HF_ARGUMENTS and looks_secret(name, value)) or looks_secret("", value):
             raise SteerError(
                 f"model argument {name!r} looks like a key, and model arguments are written into the results; "
                 "set it in the environment instead (HF_TOKEN, OPENAI_API_KEY, …)"
@@ -193,6 +193,7 @@ class HookArguments:
     hf: Mapping[str, Any] = field(default_factory=dict)
     chat_template: str = "auto"
     rows: int | None = None
+    kv_memory_mb: int | None = None
     seed: int = DEFAULT_SEED
     proof: str | None = None
     dictionary: str | None = None
@@ -212,12 +213,13 @@ def hook_arguments(arguments: Mapping[str, Any]) -> HookArguments:
         raise SteerError(f"chat_template is {mode!r}; it is one of {', '.join(CHAT_TEMPLATE_MODES)}")
     if (own.get("runner") or "local") != "local":
         raise SteerError(f"runner={own['runner']} is not there; hook_steered runs with runner=local")
-    proof, dictionary = own.get("proof"), own.get("dictionary")
+    proof, dictionary, memory = (own.get(name) for name in ("proof", "dictionary", "kv_memory_mb"))
     return HookArguments(
         choice=choice,
         hf=hf,
         chat_template=mode,
         rows=_rows(hf.pop("batch_size", None), own.get("max_rows")),
+        kv_memory_mb=None if memory is None else whole("kv_memory_mb", memory, 1),
         seed=whole("seed", own.get("seed", DEFAULT_SEED), 0),
         proof=None if proof is None else text("proof", proof),
         dictionary=None if dictionary is None else text("dictionary", dictionary),
@@ -252,10 +254,10 @@ def _is_passed_on(name: str, value: object) -> bool:
 
 def _rows(batch_size: object, max_rows: object) -> int | None:
     """The ceiling on rows of one forward pass; None lets the engine choose. An exact `max_rows` goes before."""
-    if isinstance(batch_size, str) and batch_size.startswith("auto"):
-        raise SteerError(f"batch_size={batch_size} is refused; leave it out, and the engine chooses, or set max_rows=N")
     if max_rows is not None:
         return whole("max_rows", max_rows, 1)
+    if isinstance(batch_size, str) and batch_size.partition(":")[0] == "auto":
+        return None
     number = whole("batch_size", 1 if batch_size is None else batch_size, 1)
     return None if number == 1 else number
 

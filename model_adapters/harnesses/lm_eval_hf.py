@@ -52,6 +52,7 @@ def open_hf(given: HookArguments) -> tuple[HFLM, LocalBackend]:
         template_arguments=host.chat_template_args,
         template_mode=given.chat_template,
         rows=given.rows or ROWS,
+        kv_memory_mb=given.kv_memory_mb,
         arguments=_arguments(given, hf),
     )
     return host, backend

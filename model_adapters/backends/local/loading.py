@@ -67,6 +67,7 @@ def open_local(
     max_length: int | None = None,
     template_arguments: Mapping[str, object] | None = None,
     interrupts: bool = False,
+    kv_memory_mb: int | None = None,
 ) -> "LocalBackend":
     """Load a model and make it a backend. `dtype` None is `default_dtype`, `device` None `default_device`.
 
@@ -106,6 +107,7 @@ def open_local(
         template_arguments=template_arguments,
         rows=rows,
         interrupts=interrupts,
+        kv_memory_mb=kv_memory_mb,
     )
 
 
