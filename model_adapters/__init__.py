@@ -5,6 +5,7 @@ What a user needs most, in one place. Backends are in `model_adapters.backends`;
 
 from model_adapters.backend import Completion, Likelihood, Message, Proof, Request, Sampling, Text
 from model_adapters.behavior import Behavior, Contrast, find_behavior, find_behaviors
+from model_adapters.controller import steering_of_file, steering_of_variant
 from model_adapters.errors import NotApplied, Refused, SteerError, SteeringFileError
 from model_adapters.method import Context, SteeringFile
 from model_adapters.methods import build_method, method_names
@@ -55,4 +56,6 @@ __all__ = [
     "method_names",
     "prepare",
     "save_steering",
+    "steering_of_file",
+    "steering_of_variant",
 ]

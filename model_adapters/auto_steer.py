@@ -216,9 +216,7 @@ def _chosen(pool: Sequence[int], effects: Mapping[int, float], options: AutoStee
     return list(raising or pool)[: options.most]
 
 
-def _noted(
-    index: int, labels: Mapping[int, str], contrast: _Contrast, effects: Mapping[int, float]
-) -> dict[str, Any]:
+def _noted(index: int, labels: Mapping[int, str], contrast: _Contrast, effects: Mapping[int, float]) -> dict[str, Any]:
     return {
         "index": index,
         "label": labels[index],

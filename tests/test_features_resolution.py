@@ -58,9 +58,7 @@ def test_conditions_become_readings_and_groups_any_of_them():
     inside = (EditFeatures((FeatureEdit(2, 1.0),)),)
     one = When(FeatureCompare((0,), ">", 0.5), inside, "prompt", "stop")
     [found] = resolved(one, layer=3).interventions
-    assert found == When(
-        Compare(Reading(1, DECODER[0]), ">", 1.0), (AddVector(3, DECODER[2], 2.0),), "prompt", "stop"
-    )
+    assert found == When(Compare(Reading(1, DECODER[0]), ">", 1.0), (AddVector(3, DECODER[2], 2.0),), "prompt", "stop")
     several = AllOf((FeatureCompare((0, 1), "<=", (2, 3)), FeatureCompare((4,), "!=", -1.0, factor=5.0)))
     [found] = resolved(When(several, inside)).interventions
     pairs = tuple(

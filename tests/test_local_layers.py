@@ -219,8 +219,7 @@ def test_rows_of_one_batch_carry_their_own_steering():
     texts = ["abcdefghij", "abcdef", "abcdefgh"]
     steerings = [added(1, 0, 1.0, "all"), added(1, 1, 2.0, "prompt"), CONTROL]
     requests = [
-        Request(Text(text), steering, Sampling(max_tokens=4))
-        for text, steering in zip(texts, steerings, strict=True)
+        Request(Text(text), steering, Sampling(max_tokens=4)) for text, steering in zip(texts, steerings, strict=True)
     ]
     with watched(another_model()) as (backend, before, after):
         together(backend, requests)

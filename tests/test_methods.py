@@ -350,9 +350,7 @@ def test_exactly_one_size_is_given():
     )
     assert refusal(build_method, "caa") == "method caa: give one of dose=…, coefficient=…"
     assert refusal(build_method, "caa", {"dose": None}) == "method caa: give one of dose=…, coefficient=…"
-    assert refusal(build_method, "random_vector", {"layer": 1}) == (
-        "method random_vector: give one of dose=…, match=…"
-    )
+    assert refusal(build_method, "random_vector", {"layer": 1}) == ("method random_vector: give one of dose=…, match=…")
     assert build_method("caa", {"dose": 0}) == CAA(dose=0.0)
 
 

@@ -279,7 +279,7 @@ def test_provenance_is_not_content():
 
 def test_the_fingerprint_is_sha256_of_the_canonical_content():
     """The fingerprint of a known steering, from text written out by hand, so that a change of format is noticed."""
-    vector = hashlib.sha256(bytes.fromhex("0000803f" "000000c0" "0000003f")).hexdigest()  # 1.0, -2.0, 0.5
+    vector = hashlib.sha256(bytes.fromhex("0000803f000000c00000003f")).hexdigest()  # 1.0, -2.0, 0.5
     canonical = (
         '["steer-tasks steering 1", ['
         '{"kind": "SystemPrompt", "placement": "after", "text": "Be funny."}, '

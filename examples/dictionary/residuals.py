@@ -74,6 +74,4 @@ def _pass(model: Any, rows: Sequence[tuple[list[int], int, int]], batch: Sequenc
         # Hidden states begin with the embeddings, so block 14's output is number 15.
         hidden = model.get_decoder()(input_ids=tokens, output_hidden_states=True, use_cache=False).hidden_states
     output = hidden[layer + 1].to(torch.float16).numpy()
-    return {
-        place: output[row, rows[place][1] : len(rows[place][0])].copy() for row, place in enumerate(batch)
-    }
+    return {place: output[row, rows[place][1] : len(rows[place][0])].copy() for row, place in enumerate(batch)}

@@ -96,9 +96,7 @@ def _strongest(
     return found
 
 
-async def _difference(
-    service: EmberService, first: Sequence[list[Turn]], second: Sequence[list[Turn]]
-) -> np.ndarray:
+async def _difference(service: EmberService, first: Sequence[list[Turn]], second: Sequence[list[Turn]]) -> np.ndarray:
     """Mean activation of each feature over the second set's conversations minus that over the first's.
 
     `(n_features,)`, float64. A conversation counts once, by the mean over its last answer's tokens; one that doesn't

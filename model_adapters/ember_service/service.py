@@ -130,9 +130,7 @@ class EmberService:
             raise Unprocessable(str(problem), "body", "controller") from problem
 
     def _resolved(self, source: Steering) -> Steered:
-        resolved = resolve(
-            source, self.dictionary, layer=self.layer, factor=self.factor, positions=self.positions
-        )
+        resolved = resolve(source, self.dictionary, layer=self.layer, factor=self.factor, positions=self.positions)
         if reasons := self.backend.refusals(resolved):
             raise SteerError("; ".join(reasons))
         return Steered(source, resolved)

@@ -46,9 +46,7 @@ class Labels(Mapping[int, str]):
         """Features whose labels fit a text, best first: (index, cosine in [0, 1]). None that fit nothing."""
         return self.rerank(query, list(self._by_index), limit, at_least=1e-9)
 
-    def rerank(
-        self, query: str, indices: Sequence[int], limit: int, at_least: float = 0.0
-    ) -> list[tuple[int, float]]:
+    def rerank(self, query: str, indices: Sequence[int], limit: int, at_least: float = 0.0) -> list[tuple[int, float]]:
         """The given features ordered by how well their labels fit, equal ones in the order given; unlabelled last."""
         if not self._by_index or not indices:
             return [(index, 0.0) for index in indices][:limit] if at_least <= 0 else []

@@ -112,9 +112,7 @@ class _Resolution:
 
     def _readings(self, indices: tuple[int, ...], layer: int) -> list[Reading]:
         rows = self.dictionary.rows(indices)
-        return [
-            Reading(layer, encoder, float(bias)) for encoder, bias in zip(rows.encoder, rows.bias, strict=True)
-        ]
+        return [Reading(layer, encoder, float(bias)) for encoder, bias in zip(rows.encoder, rows.bias, strict=True)]
 
     def _check(self, digest: str | None) -> None:
         if digest is not None and digest != self.dictionary.digest:

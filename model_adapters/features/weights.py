@@ -22,8 +22,14 @@ class Layout:
     decoder_by_row: bool
 
 
-GOODFIRE = Layout("encoder_linear.weight", "encoder_linear.bias", "decoder_linear.weight", "decoder_linear.bias",
-                  encoder_by_row=True, decoder_by_row=False)
+GOODFIRE = Layout(
+    "encoder_linear.weight",
+    "encoder_linear.bias",
+    "decoder_linear.weight",
+    "decoder_linear.bias",
+    encoder_by_row=True,
+    decoder_by_row=False,
+)
 SAELENS = Layout("W_enc", "b_enc", "W_dec", "b_dec", encoder_by_row=False, decoder_by_row=True)
 SPARSIFY = Layout("encoder.weight", "encoder.bias", "W_dec", "b_dec", encoder_by_row=True, decoder_by_row=True)
 LAYOUTS = (GOODFIRE, SPARSIFY, SAELENS)

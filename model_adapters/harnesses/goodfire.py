@@ -111,8 +111,10 @@ def _plain(name: str, value: Any) -> Any:
             number = float("nan")
         least = WHOLE.get(name)
         if isinstance(value, bool) or not (number > 0 if least is None else number >= least and number == int(number)):
-            raise SteerError(f"{name} is {value!r}; it is a {'' if least is None else 'whole '}number "
-                             f"{'above 0' if least is None else f'from {least}'}")
+            raise SteerError(
+                f"{name} is {value!r}; it is a {'' if least is None else 'whole '}number "
+                f"{'above 0' if least is None else f'from {least}'}"
+            )
         return number if least is None else int(number)
     if name == "stream":
         if str(value).lower() not in ("true", "false"):

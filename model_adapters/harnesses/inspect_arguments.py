@@ -16,6 +16,7 @@ WHAT_IS_STEERED = frozenset(
     }
 )
 
+
 def check_arguments(provider: str, arguments: Mapping[str, Any]) -> None:
     """Raise Refused for an argument that says what is steered, looks like a key, or is not plain data.
 

@@ -58,9 +58,7 @@ class RequestModel(SteeredModel):
             said = ", ".join(other)
             raise Refused(f"extra_body has {said}, which {self.provider} doesn't know; it takes {KEY!r} only")
         if tools:
-            raise Refused(
-                f"{self.provider} has no tools, and {tools[0].name} is offered; use a task without tools"
-            )
+            raise Refused(f"{self.provider} has no tools, and {tools[0].name} is offered; use a task without tools")
         sampling, messages = sampling_of(config, self.provider), our_messages(input)
         steering = await self._steerings.of(spec)
         backend = await self.backend()

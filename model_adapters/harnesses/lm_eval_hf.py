@@ -95,4 +95,3 @@ def _check_shape(given: HookArguments, name: str) -> None:
         if vector is not None and vector.size != d_model:
             kind = type(one).__name__
             raise SteerError(f"{kind} has width {vector.size}, {name} has {d_model}; prepare it on this model")
-

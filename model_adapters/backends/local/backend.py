@@ -105,17 +105,22 @@ class LocalBackend:
         """Features by index, interrupts, layers out of range and vectors of the wrong width, by name."""
         reasons = []
         if steering.needs_dictionary:
-            reasons.append("features are edited by index, which needs a dictionary: give dictionary=…, or resolve the "
-                           "steering with model_adapters.features.resolve")
+            reasons.append(
+                "features are edited by index, which needs a dictionary: give dictionary=…, or resolve the "
+                "steering with model_adapters.features.resolve"
+            )
         if steering.events and not self._interrupts:
             reasons.append("an interrupt ends answers early, which only a service does; leave the event out")
         for name, layer, vector in steering.sites:
             if layer >= self.n_layers:
-                reasons.append(f"{name}: layer {layer} is out of range; {self._identity.name} has layers 0 to "
-                               f"{self.n_layers - 1}")
+                reasons.append(
+                    f"{name}: layer {layer} is out of range; {self._identity.name} has layers 0 to {self.n_layers - 1}"
+                )
             if vector.shape != (self.d_model,):
-                reasons.append(f"{name} has width {vector.size}, {self._identity.name} has {self.d_model}; prepare the "
-                               "steering on this model")
+                reasons.append(
+                    f"{name} has width {vector.size}, {self._identity.name} has {self.d_model}; prepare the "
+                    "steering on this model"
+                )
         return list(dict.fromkeys(reasons))
 
     async def complete(self, request: Request) -> Completion:
@@ -191,8 +196,10 @@ class LocalBackend:
         said = self.encoding.encode_bare(response) if isinstance(response, str) else response
         passage = Passage([*tokens, *said][: self.max_length], len(tokens))
         if len(passage.tokens) <= max(len(tokens), 1):
-            raise Refused(f"after a prompt of {len(tokens)} tokens the response has none to read; the model takes "
-                          f"{self.max_length}, and the first position of a text is never read")
+            raise Refused(
+                f"after a prompt of {len(tokens)} tokens the response has none to read; the model takes "
+                f"{self.max_length}, and the first position of a text is never read"
+            )
         return await self._read_from(max(len(tokens), 1), passage, steering)
 
     async def prompt_activations(self, prompt: Prompt, layer: int, steering: Steering = CONTROL) -> np.ndarray:

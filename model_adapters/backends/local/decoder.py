@@ -75,9 +75,7 @@ class Decoder:
         tokens = torch.tensor([[row.tokens[-1]] for row in self.alive], device=device)
         positions = torch.tensor([[length] for length in store.lengths], device=device)
         self.forward.blocks.use(self.plan)
-        output = self.forward(
-            tokens, store.attention, positions, self._span(), cache=store.cache, use_cache=True
-        )
+        output = self.forward(tokens, store.attention, positions, self._span(), cache=store.cache, use_cache=True)
         store.end_step()
         self._write(output.logits[:, -1])
 
@@ -130,9 +128,7 @@ class Decoder:
         plan = blocks.planned([row.request.steering for row in rows], self.d_model)
         cache = DynamicCache()
         blocks.use(plan)
-        output = self.forward(
-            batch.tokens, batch.attention, batch.positions, batch.span, cache=cache, use_cache=True
-        )
+        output = self.forward(batch.tokens, batch.attention, batch.positions, batch.span, cache=cache, use_cache=True)
         choose_tokens(rows, output.logits[:, -1], self.ending, plan.gates)
         self._end(rows, plan)
         staying = [place for place, row in enumerate(rows) if row.stays]
@@ -169,5 +165,3 @@ class Decoder:
         if self._ones is None or len(self._ones) < len(self.alive):
             self._ones = torch.ones(max(self.rows, len(self.alive)), 1, dtype=torch.bool, device=self.forward.device)
         return Span(response=self._ones[: len(self.alive)])
-
-

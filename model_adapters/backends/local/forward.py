@@ -49,7 +49,6 @@ class Batch:
         positions = (column - starts).clamp_min(0)
         return cls(tokens.to(device), valid.long().to(device), positions.to(device), span)
 
-
     @classmethod
     def after(cls, stems: "Batch", which: Tensor, tails: Sequence[list[int]], pad: int) -> "Batch":
         """Rows that go on after some of `stems`' rows, by index `(batch,)`; all response, padded on the right.

@@ -166,5 +166,3 @@ def by_row(jobs: Sequence[Scoring]) -> list[list[Scoring]]:
     for job in jobs:
         groups.setdefault(job.row, []).append(job)
     return list(groups.values())
-
-

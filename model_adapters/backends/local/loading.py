@@ -140,8 +140,10 @@ def _ask_hub(name: str) -> None:
     probe.start()
     probe.join(PROBE_S)
     if not reached:
-        raise SteerError(f"model {name!r} is not on this machine, and {constants.ENDPOINT} can't be reached; "
-                         f"give a folder, or `{EMBEDDED}`")
+        raise SteerError(
+            f"model {name!r} is not on this machine, and {constants.ENDPOINT} can't be reached; "
+            f"give a folder, or `{EMBEDDED}`"
+        )
 
 
 def _not_found(name: str, problem: Exception) -> SteerError:

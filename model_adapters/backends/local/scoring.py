@@ -29,7 +29,6 @@ class Scored:
         """What the model reads: all but the last token, which is only predicted."""
         return Passage([*self.context, *self.continuation][:-1], self.prompt_tokens)
 
-
     @property
     def stem_tokens(self) -> int:
         """How many leading tokens every continuation of this prompt has: the context, and prompt that is scored."""

@@ -24,8 +24,13 @@ def weights_folder(name: str, revision: str | None = None) -> Path | None:
     from transformers.utils import cached_file
 
     found = cached_file(
-        name, "config.json", revision=revision, local_files_only=True, _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False, _raise_exceptions_for_gated_repo=False,
+        name,
+        "config.json",
+        revision=revision,
+        local_files_only=True,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
     )
     return Path(found).parent if found else None
 
