@@ -1,7 +1,7 @@
 """Judging an answer: ask, read, ask once more, and otherwise say why there is no score. No harness here.
 
-Who answers for the judge is the caller's `Ask`: a function of a conversation. The judge sees what was asked and what was
-answered, and neither system prompt nor steering, right answer nor arm.
+Who answers for the judge is the caller's `Ask`: a function of a conversation. The judge sees what was asked and what
+was answered, and neither system prompt nor steering, right answer nor arm.
 """
 
 from collections.abc import Awaitable, Callable

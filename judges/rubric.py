@@ -1,7 +1,8 @@
 """Rubrics: what a judge is asked about an answer, read from text files.
 
-A set of rubrics is a folder: two templates, `coherence.md` and `behavior.md`, and one file of criteria for each behavior
-in `criteria/`. The layout of the repository of arXiv:2602.04903 is read too (`study_rubrics.py`).
+A set of rubrics is a folder: two templates, `coherence.md` and `behavior.md`, and one file of criteria for each
+behavior in `criteria/`, `any.md` for those without. The layout of the repository of arXiv:2602.04903 is read too
+(`study_rubrics.py`).
 Standard library and `model_adapters` only.
 """
 

@@ -2,8 +2,8 @@
 
 That repository has no licence, so nothing of it is in this package. Layout: `behavior_criteria.json` maps a behavior's
 text to an object with `criteria_text`; `behavior_template.txt` and `coherence_template.txt` hold `$PROMPT`,
-`$RESPONSE`, `$STEERING_QUERY` and `$CRITERIA`; the reply format that follows them is a string assigned to `xml_block` in
-`rater_behavior.py` and `rater_coherence.py`.
+`$RESPONSE`, `$STEERING_QUERY` and `$CRITERIA`; the reply format that follows them is a string assigned to `xml_block`
+in `rater_behavior.py` and `rater_coherence.py`.
 """
 
 import ast

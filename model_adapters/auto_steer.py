@@ -100,6 +100,7 @@ async def find_edits(
             {"index": edit.index, "label": labels[edit.index], "value": edit.value, "decoder_norm": float(norm)}
             for edit, norm in zip(edits, norms, strict=True)
         ],
+        "n_features": dictionary.n_features,
         "draw": draw,
     }
     return SuggestedEdits(edits, {edit.index: labels[edit.index] for edit in edits}, dictionary.digest, provenance)

@@ -204,16 +204,21 @@ def test_a_service_that_finds_nothing_is_refused(tmp_path, monkeypatch):
         prepared("auto_steer", {}, Service(()))
 
 
+class Local(ReadingBackend):
+    """Takes vectors, not edits by index."""
+
+    def __init__(self):
+        super().__init__(embeddings=EMBEDDINGS)
+
+    def refusals(self, steering):
+        return ["features by index"] if steering.needs_dictionary else super().refusals(steering)
+
+
 def test_on_a_local_model_edits_become_vectors(tmp_path, monkeypatch):
     """With a dictionary the prepared steering holds vectors of factor times value, and says which features they are."""
     monkeypatch.setenv("STEER_TASKS_CACHE", str(tmp_path))
     given = {"everywhere": 1.0, "effect": "false"}
-
-    class Local(ReadingBackend):
-        def refusals(self, steering):
-            return ["features by index"] if steering.needs_dictionary else super().refusals(steering)
-
-    backend = Local(embeddings=EMBEDDINGS)
+    backend = Local()
     steering = prepared("auto_steer", given, backend, dictionary=tiny_dictionary())
     assert {one.layer for one in steering.on_residuals} == {1}
     sizes = {one["index"]: one["value"] for one in steering.provenance["features"]}
@@ -239,3 +244,26 @@ def test_a_magnitude_is_above_zero(magnitude):
     """Signs are the search's, so a magnitude has none."""
     with pytest.raises(SteerError, match=r"auto_steer_scaled\.magnitude"):
         build_method("auto_steer_scaled", {"magnitude": magnitude})
+
+
+def test_random_features_take_the_place_of_those_found(tmp_path, monkeypatch):
+    """The placebo shares the search, keeps number and values, draws none of the found features, and repeats by draw."""
+    monkeypatch.setenv("STEER_TASKS_CACHE", str(tmp_path))
+    given = {"everywhere": 1.0, "effect": "false", "most": 1}
+    backend = Local()
+    found = prepared("auto_steer", given, backend, dictionary=tiny_dictionary())
+    read = len(backend.read)
+    placebo = prepared("random_features", given, backend, dictionary=tiny_dictionary())
+    assert len(backend.read) == read
+    assert placebo == prepared("random_features", given, backend, dictionary=tiny_dictionary())
+    [real], [drawn] = found.on_residuals, placebo.on_residuals
+    assert abs(drawn.coefficient) == abs(real.coefficient)
+    assert not np.array_equal(drawn.vector, real.vector)
+    assert any(np.array_equal(drawn.vector, row) for row in tiny_dictionary().rows(range(4)).decoder)
+
+
+def test_random_features_of_a_service_are_refused(tmp_path, monkeypatch):
+    """A service doesn't say how many features it has, so none can be drawn."""
+    monkeypatch.setenv("STEER_TASKS_CACHE", str(tmp_path))
+    with pytest.raises(Refused, match="how many features"):
+        prepared("random_features", {}, Service())

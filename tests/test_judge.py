@@ -205,9 +205,8 @@ def test_the_studys_layout_is_read(tmp_path):
 def test_the_reply_format_is_the_raters_own(tmp_path):
     """Where the clone has its raters, the reply format is the string in their code, which isn't run."""
     folder = study_set(tmp_path)
-    code = (
-        'raise SystemExit\ndef f():\n    xml_block = (\n        "Use "\n        "<behavior>score</behavior>"\n    )\n'
-    )
+    block = '    xml_block = ("Use "\n        "<behavior>score</behavior>")\n'
+    code = f"raise SystemExit\ndef f():\n{block}"
     (folder / "mmlu/rater_behavior.py").write_text(code)
     asked = load_rubrics(folder).behavior.asked(prompt="P", response="R", behavior=FUNNY)
     assert asked.endswith("\n\nUse <behavior>score</behavior>")

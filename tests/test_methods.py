@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_adapters.backend import Backend, Message, Messages
+from model_adapters.backend import Backend, Likelihood, Message, Messages
 from model_adapters.behavior import Behavior, Contrast, find_behavior, neutral_prompts
 from model_adapters.errors import Refused, SteerError
 from model_adapters.method import Context, SteeringMethod
 from model_adapters.methods import build_method, method_class, method_names, parameter_fields, parameters_of
 from model_adapters.methods.caa import CAA
 from model_adapters.methods.combined import Combined
+from model_adapters.methods.neutral_prompt import NeutralPrompt
 from model_adapters.methods.prompt import SimplePrompt
 from model_adapters.methods.random_vector import RandomVector, unit_vector
 from model_adapters.steering import CONTROL, KINDS, AddVector, Steering, SystemPrompt
@@ -556,3 +557,28 @@ def test_random_directions_are_spread_over_the_sphere():
     units = np.stack([unit_vector(8, draw, index) for draw in range(1000) for index in range(2)]).astype(np.float64)
     assert np.abs(units.mean(axis=0)).max() < 5 / np.sqrt(8 * 2000)
     assert np.abs(units.T @ units / 2000 - np.eye(8) / 8).max() < 5 * 0.125 * np.sqrt(2 / 2000)
+
+
+def test_the_neutral_prompt_is_as_long_as_the_one_it_stands_in_for():
+    """The placebo sentence has as many words as the behavior's, or tokens where the backend scores text."""
+    asked = "In everything you write, be persuasive and socially influential."
+    placebo = prepared(NeutralPrompt(), behavior=replace(GLAD, text="be persuasive and socially influential"))
+    [prompt] = placebo.system_prompts
+    assert len(prompt.text.split()) == len(asked.split())
+    assert "persuasive" not in prompt.text
+    assert placebo.provenance["length"] == placebo.provenance["length_wanted"] == 9
+
+
+def test_the_neutral_prompt_counts_tokens_where_it_can():
+    """With a backend that scores text the lengths are its tokens."""
+
+    class Scoring(SpeakingBackend):
+        async def score(self, prompt, continuation, steering):
+            return Likelihood((0.0,) * len(continuation.replace(" ", "")), False, None)
+
+        async def score_rolling(self, text, steering):
+            raise NotImplementedError
+
+    placebo = prepared(NeutralPrompt(text="Please be very glad in all of your answers: {behavior}!"), Scoring())
+    assert placebo.provenance["length_in"] == "tokens"
+    assert abs(placebo.provenance["length"] - placebo.provenance["length_wanted"]) <= 4
