@@ -79,8 +79,9 @@ def _reply_format(folder: Path, rater: str) -> str | None:
         except (SyntaxError, ValueError):
             continue
         for node in ast.walk(tree):
-            named = isinstance(node, ast.Assign) and any(ast.unparse(target) == "xml_block" for target in node.targets)
-            if named and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            if not isinstance(node, ast.Assign) or "xml_block" not in map(ast.unparse, node.targets):
+                continue
+            if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
                 return node.value.value
     return None
 

@@ -16,7 +16,7 @@ from model_adapters.features import Dictionary, open_dictionary, resolve
 from model_adapters.method import SteeringMethod
 from model_adapters.methods import build_method, parameters_of
 from model_adapters.preparation import named_steerings, prepare, store
-from model_adapters.steering import Steering
+from model_adapters.steering import Steering, SystemPrompt
 from model_adapters.steering_file import load_steering
 
 NO_BEHAVIOR = "none"
@@ -30,7 +30,8 @@ Shape = Callable[[], tuple[int, int]]
 class Arm:
     """One condition of an experiment: a method with its parameters, or a frozen steering's file, for some behaviors.
 
-    `behaviors` are by slug; empty where no behavior enters. Exactly one of `built` and `file` is set.
+    `behaviors` are by slug; empty where no behavior enters. Exactly one of `built` and `file` is set. `sentence` is
+    added to what the method finds; it may hold `{behavior}`.
     """
 
     built: SteeringMethod | None
@@ -39,6 +40,7 @@ class Arm:
     draw: int = 0
     redraw: bool = False
     dictionary: str | None = None
+    sentence: SystemPrompt | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -86,7 +88,19 @@ class Arm:
             )
             found = asyncio.run(asked)
             steering, path = found.steering, found.path
+            if self.sentence is not None:
+                steering = self._asking(steering, behavior)
+                if reasons := backend.refusals(steering):
+                    raise Refused("; ".join(reasons))
+                path = store(steering)
         return steering, path if steering else None
+
+    def _asking(self, steering: Steering, behavior: Behavior | None) -> Steering:
+        """The steering with the sentence, its provenance kept."""
+        assert self.sentence is not None
+        text = self.sentence.text.replace("{behavior}", behavior.text if behavior else "")
+        said = replace(self.sentence, text=text)
+        return Steering((*steering.interventions, said), {**steering.provenance, "prompting": text})
 
     def _opened(self) -> Dictionary | None:
         return open_dictionary(self.dictionary) if self.dictionary else None
@@ -100,6 +114,7 @@ class Arm:
             "behaviors": {slug: behavior.digest for slug, behavior in self.behaviors.items()},
             "draw": self.draw,
             "dictionary": self.dictionary,
+            "prompting": self.sentence.text if self.sentence else None,
         }
 
 
@@ -112,8 +127,11 @@ def build_arm(
     draw: int = 0,
     redraw: bool = False,
     dictionary: str | None = None,
+    sentence: SystemPrompt | None = None,
 ) -> Arm:
     """The arm that a task's arguments describe; a parameter that is None counts as not given.
+
+    `sentence`, with a place for `{behavior}`, is added to what the method finds.
 
     Raises SteerError for everything that can be known from names, numbers and files.
     """
@@ -122,6 +140,7 @@ def build_arm(
         raise SteerError(f"draw={draw!r}; it is a whole number from 0")
     if steering is not None:
         extra = [*(["method"] if method != "control" else []), *(["behavior"] if behavior else []), *given]
+        extra += ["prompting"] if sentence else []
         if extra:
             raise SteerError(f"steering={steering} is complete; leave {', '.join(extra)} out")
         return replace(_frozen_arm(Path(steering).expanduser().resolve()), dictionary=dictionary)
@@ -129,8 +148,10 @@ def build_arm(
     behaviors = {one.slug: one for one in find_behaviors(behavior)} if behavior else {}
     if not behaviors and getattr(built, "needs_behavior", True):
         raise SteerError(f"method {method} needs behavior=…; `steer behaviors` lists them, `all` takes the study's 14")
+    if sentence is not None and not behaviors:
+        raise SteerError("the prompting sentence needs behavior=…; `steer behaviors` lists them")
     named_steerings(built)
-    return Arm(built, None, behaviors, draw, redraw, dictionary)
+    return Arm(built, None, behaviors, draw, redraw, dictionary, sentence)
 
 
 def _frozen_arm(file: Path) -> Arm:

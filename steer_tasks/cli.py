@@ -10,6 +10,7 @@ from pathlib import Path
 
 from model_adapters.errors import SteerError
 from steer_tasks import listing
+from steer_tasks.run import add_run_options, run
 from steer_tasks.serve import add_serve_options, serve
 
 
@@ -63,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     one = command("spec", _spec, "print a steering as --extra-body for `inspect eval`")
     one.add_argument("file", help="a steering file, or `control`")
     add_serve_options(command("serve", serve, "serve a steered model over the Ember protocol"))
+    add_run_options(command("run", run, "run a grid of arms, behaviors and models, and have it judged"))
     command("doctor", _doctor, "print versions, what is registered, and what is missing")
     command("lm_eval", lambda _: None, "lm-eval's own command line with our models and tasks registered")
     return top

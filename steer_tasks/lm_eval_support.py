@@ -10,12 +10,12 @@ from typing import Any
 import datasets
 from lm_eval.api.task import ConfigurableTask
 
-from model_adapters.backend import Message, Messages
+from model_adapters.backend import Message, Messages, Sampling
 from model_adapters.errors import SteerError
 from model_adapters.harnesses.documents import FIELD, as_chat, messages_of, plain_form, to_field
 from steer_tasks.answers import is_answered, is_right, parse_answer
 from steer_tasks.options import first_of_largest, score_options
-from steer_tasks.protocols import FORMS, Form, Protocol, load_protocol
+from steer_tasks.protocols import DEFAULT_ARM, FORMS, Form, Protocol, load_protocol
 from steer_tasks.questions import Question, load_questions
 
 
@@ -23,7 +23,7 @@ class QuestionTask(ConfigurableTask):
     """A set of questions in one form, zero-shot, with the protocol's messages in every document.
 
     The task file's `dataset_kwargs` say which: `questions` (a set's name) and `form`. `--metadata` may name a
-    `questions_source` (a file or folder) and a `protocol`.
+    `questions_source` (a file or folder), a `protocol`, and which of its arms is run, by `method`.
     """
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
@@ -38,8 +38,11 @@ class QuestionTask(ConfigurableTask):
         metadata = dict(self.config.metadata or {})
         protocol = load_protocol(metadata.get("protocol", "isolated"))
         found = load_questions(asked["questions"], metadata.get("questions_source"))
-        documents = [document(question, protocol, asked["form"]) for question in found.questions]
+        method = metadata.get("method", DEFAULT_ARM)
+        documents = [document(question, protocol, asked["form"], method) for question in found.questions]
         self.dataset = {"test": datasets.Dataset.from_list(documents)}
+        if self.config.output_type == "generate_until":
+            self.config.generation_kwargs = {**self.config.generation_kwargs, **generation_of(protocol.sampling)}
         self.config.metadata = {**metadata, "questions": found.provenance(), "protocol": protocol.provenance()}
 
     def doc_to_text(self, doc: Mapping[str, Any], doc_to_text: Any = None) -> str:
@@ -72,8 +75,16 @@ class QuestionTask(ConfigurableTask):
         return plain_form(messages)
 
 
-def document(question: Question, protocol: Protocol, form: Form) -> dict[str, Any]:
-    """One question as lm-eval's document, the messages to send included."""
+def generation_of(sampling: Sampling) -> dict[str, Any]:
+    """How a protocol has answers sampled, in lm-eval's words; its seed is the run's own (`seed=`)."""
+    if sampling.is_greedy:
+        return {"do_sample": False, "max_gen_toks": sampling.max_tokens}
+    sampled = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    return {**sampled, "max_gen_toks": sampling.max_tokens}
+
+
+def document(question: Question, protocol: Protocol, form: Form, method: str = DEFAULT_ARM) -> dict[str, Any]:
+    """One question as lm-eval's document, the messages to send in a method's arm included."""
     return {
         "id": question.id,
         "subject": question.subject,
@@ -81,7 +92,7 @@ def document(question: Question, protocol: Protocol, form: Form) -> dict[str, An
         "choices": list(question.choices),
         "answer": question.answer,
         "letter": question.letter,
-        FIELD: to_field(protocol.messages(question, form)),
+        FIELD: to_field(protocol.messages(question, form, method)),
     }
 
 

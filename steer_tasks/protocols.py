@@ -1,27 +1,28 @@
-"""How a question becomes messages: protocols, read from YAML files, used alike by every harness.
+"""How a question becomes messages: protocols, the same for every harness.
 
-Light to import: PyYAML and `model_adapters.backend`, no torch, no harness.
+Light to import: `model_adapters.backend` and PyYAML, no torch, no harness.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from typing import Protocol as Shape
 
-import yaml
-
-from model_adapters.backend import Message, Messages
+from model_adapters.backend import Message, Messages, Sampling
 from model_adapters.errors import SteerError
+from model_adapters.steering import Placement
 
-Form = Literal["chain_of_thought", "letter", "cloze"]
-"""How a question is put: reasoning and a tagged letter, the letter alone, or the option's text."""
+Form = Literal["chain_of_thought", "letter", "cloze", "open_ended"]
+"""How a question is put: reasoning and a tagged letter, the letter alone, the option's text, or a prompt as it is."""
 
-FORMS: tuple[Form, ...] = ("chain_of_thought", "letter", "cloze")
+FORMS: tuple[Form, ...] = ("chain_of_thought", "letter", "cloze", "open_ended")
 LETTERS = "ABCD"
+DEFAULT_ARM = "default"
 
 _FOLDER = Path(__file__).parent / "protocols"
 
@@ -36,7 +37,7 @@ class Asked(Shape):
 
     @property
     def choices(self) -> Sequence[str]:
-        """The options' texts, in order."""
+        """The options' texts, in order; none for an open-ended prompt."""
         ...
 
 
@@ -50,20 +51,32 @@ class Wording:
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """What every arm of an experiment is sent, apart from what the arm's steering adds.
+class ArmWording:
+    """What one arm is sent: the task's system message or not, and whether its steering gets the prompting sentence."""
 
-    `wording` is `reworded` where the texts are this package's own. `prompting` is the sentence of the arm that asks
-    for the behavior in words; it may hold `{behavior}`.
+    task_system: bool
+    sentence: bool
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What every arm of an experiment is sent, apart from what the arm's method adds, and how its answers are sampled.
+
+    `prompting` is the sentence that asks for the behavior in words, where it holds `{behavior}`; `placement` says how
+    it stands to the system message. `service` is a system message before all others. `arms` are by method; what isn't
+    named there is `default`.
     """
 
     name: str
-    wording: str
     prompting: str
+    placement: Placement
+    service: str | None
+    sampling: Sampling
+    arms: Mapping[str, ArmWording]
     forms: Mapping[Form, Wording]
 
-    def messages(self, asked: Asked, form: Form) -> Messages:
-        """The system and the user message for a question; nothing of any arm is in them.
+    def messages(self, asked: Asked, form: Form, method: str = DEFAULT_ARM) -> Messages:
+        """The system messages and the user message for a question in the arm of a method; no behavior is in them.
 
         The user message is the stripped question, one line per option (letter, full stop, space, text), a blank line,
         and the instruction: the layout of arXiv:2602.04903's code.
@@ -74,12 +87,25 @@ class Protocol:
         lines = [asked.question.strip()]
         if wording.shows_options:
             lines += [f"{letter}. {text}" for letter, text in zip(LETTERS, asked.choices, strict=True)]
-        user = "\n".join(lines) + "\n\n" + wording.instruction
-        return (Message("system", wording.system), Message("user", user))
+        user = "\n".join(lines) + (f"\n\n{wording.instruction}" if wording.instruction else "")
+        systems = [self.service] if self.service else []
+        systems += [wording.system] if self.arm(method).task_system else []
+        return (*(Message("system", text) for text in systems), Message("user", user))
+
+    def arm(self, method: str) -> ArmWording:
+        """What the arm of a method is sent."""
+        return self.arms.get(method, self.arms[DEFAULT_ARM])
+
+    @property
+    def wording(self) -> str:
+        """`word for word` if the chain-of-thought texts are the study's, by digest; else `reworded`."""
+        from steer_tasks.study import is_word_for_word
+
+        return "word for word" if is_word_for_word(self) else "reworded"
 
     @property
     def digest(self) -> str:
-        """First 16 hexadecimal digits of SHA-256 over all texts."""
+        """First 16 hexadecimal digits of SHA-256 over all texts and settings."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
     def provenance(self) -> dict[str, str]:
@@ -95,44 +121,20 @@ def protocol_names() -> tuple[str, ...]:
 def load_protocol(name_or_file: str | Path = "isolated") -> Protocol:
     """The protocol of that name, or in that YAML file.
 
-    Raises SteerError for an unknown name, and for a file that lacks a key, or has an unknown or mistyped one.
+    Where STEER_TASKS_STUDY names a clone of the study's repository, the package's own protocols take the study's texts
+    from it. Raises SteerError for an unknown name, a file that lacks a key or has an unknown or mistyped one, and a
+    clone that lacks a text.
     """
+    from steer_tasks.protocol_file import read_protocol
+    from steer_tasks.study import STUDY, with_study_texts
+
     name = str(name_or_file)
     if name.endswith((".yaml", ".yml")):
-        return _read(Path(name).expanduser())
+        return read_protocol(Path(name).expanduser())
     if name not in protocol_names():
         close = get_close_matches(name, protocol_names(), n=1)
         guess = f"did you mean {close[0]!r}? " if close else ""
         raise SteerError(f"unknown protocol {name!r}; {guess}there are {', '.join(protocol_names())}, or a .yaml file")
-    return _read(_FOLDER / f"{name}.yaml")
-
-
-def _read(path: Path) -> Protocol:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SteerError(f"protocol file {path} does not exist; check the path") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        reason = " ".join(str(problem).split())
-        raise SteerError(f"protocol file {path} can't be read ({reason}); give a YAML file in UTF-8") from problem
-    texts = {"name": str, "wording": str, "prompting": str, "forms": dict}
-    _check(content, texts, str(path))
-    if set(content["forms"]) != set(FORMS):
-        raise SteerError(f"{path}: forms are {', '.join(map(str, content['forms']))}; give {', '.join(FORMS)}")
-    forms: dict[Form, Wording] = {}
-    for form in FORMS:
-        entry = content["forms"][form]
-        _check(entry, {"system": str, "instruction": str, "shows_options": bool}, f"{path}: {form}")
-        forms[form] = Wording(entry["system"], entry["instruction"], entry["shows_options"])
-    return Protocol(content["name"], content["wording"], content["prompting"], forms)
-
-
-def _check(content: Any, expected: Mapping[str, type], where: str) -> None:
-    """Raise SteerError unless `content` is a mapping of exactly the expected keys and types, no text empty."""
-    if not isinstance(content, dict):
-        raise SteerError(f"{where} is not a mapping; give {', '.join(expected)}")
-    if unknown := [str(key) for key in content if key not in expected]:
-        raise SteerError(f"{where} has the unknown key {unknown[0]!r}; the keys are {', '.join(expected)}")
-    for key, kind in expected.items():
-        if not isinstance(content.get(key), kind) or content[key] == "":
-            raise SteerError(f"{where}: {key!r} is missing or not a {kind.__name__}; write it")
+    protocol = read_protocol(_FOLDER / f"{name}.yaml")
+    clone = os.environ.get(STUDY)
+    return with_study_texts(protocol, Path(clone).expanduser()) if clone else protocol

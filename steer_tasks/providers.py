@@ -25,3 +25,19 @@ def prompt_steered() -> type[ModelAPI]:
     from model_adapters.harnesses.inspect import PromptSteered
 
     return PromptSteered
+
+
+@modelapi(name="stand_in_steered")
+def stand_in_steered() -> type[ModelAPI]:
+    """`stand_in_steered/<name>`: answers that mean nothing, for dry runs."""
+    from model_adapters.harnesses.inspect_stand_in import StandInSteered
+
+    return StandInSteered
+
+
+@modelapi(name="stand_in_judge")
+def stand_in_judge() -> type[ModelAPI]:
+    """`stand_in_judge/<name>`: scores that mean nothing, for dry runs."""
+    from model_adapters.harnesses.inspect_stand_in import StandInJudge
+
+    return StandInJudge

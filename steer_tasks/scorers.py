@@ -8,6 +8,10 @@ from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, mean, 
 from inspect_ai.solver import TaskState
 
 from steer_tasks.answers import is_answered, is_right, parse_answer
+from steer_tasks.grading import graded, grader
+from steer_tasks.measuring import measured
+from steer_tasks.study import rubrics_of
+from steer_tasks.turns import Turns
 
 
 @metric
@@ -75,5 +79,46 @@ def answered() -> Scorer:
     async def score(state: TaskState, target: Target) -> Score:
         character = parse_answer(state.output.completion)
         return Score(value=float(is_answered(character)), answer=character)
+
+    return score
+
+
+@scorer(metrics=[mean(), two_way_stderr()])
+def behavior(judge: str | None = None, rubrics: str | None = None) -> Scorer:
+    """How far the sample's behavior is there, 1 to 5, by a judge: the model bound to `grader`, else `judge`.
+
+    `rubrics` is a folder. A reply that can't be read is asked for once more, then the score is missing.
+    """
+    rubric, turns = rubrics_of(rubrics).behavior, Turns()
+
+    async def score(state: TaskState, target: Target) -> Score:
+        return await graded(state, rubric, grader(judge), turns)
+
+    return score
+
+
+@scorer(metrics=[mean(), two_way_stderr()])
+def coherence(judge: str | None = None, rubrics: str | None = None) -> Scorer:
+    """How coherent the answer is, 1 to 5, by a judge; otherwise as `behavior`."""
+    rubric, turns = rubrics_of(rubrics).coherence, Turns()
+
+    async def score(state: TaskState, target: Target) -> Score:
+        return await graded(state, rubric, grader(judge), turns)
+
+    return score
+
+
+@scorer(metrics={"*": [mean(), two_way_stderr()]})
+def signals(reference_model: str | None = None, tagged: bool = True) -> Scorer:
+    """The judge-free signals of the answer, one number each; NaN, with its reason in the metadata, where there is none.
+
+    `reference_model` names the local model of the likelihood signal; by default the model under test, unsteered,
+    where that is a local one. `tagged` says whether the task asks for tags.
+    """
+
+    async def score(state: TaskState, target: Target) -> Score:
+        found = await measured(state, reference_model, tagged)
+        values = {name: math.nan if value is None else value for name, value in found.as_dict().items()}
+        return Score(value=values, metadata={"reasons": dict(found.reasons)})
 
     return score

@@ -2,14 +2,17 @@
 
 from typing import Any
 
-from inspect_ai.model import Model, get_model
+from inspect_ai.model import GenerateConfig, Model, get_model, model_roles
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from model_adapters.errors import NotApplied, Refused
 from model_adapters.harnesses.inspect import SteeredModel
 from model_adapters.harnesses.inspect_spec import KEY, Spec, spec_of
 from model_adapters.harnesses.once import Once
+from model_adapters.identity import digest
+from model_adapters.steering import Placement, SystemPrompt
 from steer_tasks.arms import NO_BEHAVIOR, build_arm, pairs
+from steer_tasks.turns import Turns
 
 
 @solver
@@ -21,13 +24,17 @@ def steered_generate(
     redraw: bool = False,
     parameters: dict[str, Any] | list[str] | str | None = None,
     dictionary: str | None = None,
+    prompting: str | None = None,
+    placement: Placement = "after",
 ) -> Solver:
     """Generate under a method's steering, or under the one in file `steering`.
 
     The steering is prepared once per model and behavior, through the model's own backend and outside the event loop,
     and refused before anything is generated where the model can't run it. A sample whose metadata has `behavior` gets
-    that one's. An answer whose proof is not of the steering asked for is an error. Samples are numbered from 0 for
-    the first epoch.
+    that one's. `prompting` is a sentence, with a place for `{behavior}`, that is added to what the method finds, and
+    `placement` how it stands to the system message. An answer whose proof is not of the steering asked for is an
+    error. Samples are numbered from 0 for the first epoch. Equal greedy requests of the control wait for the first of
+    them where the run keeps its answers (`--cache`), so that they are answered once.
     """
     arm = build_arm(
         method,
@@ -37,8 +44,10 @@ def steered_generate(
         draw=draw,
         redraw=redraw,
         dictionary=dictionary,
+        sentence=SystemPrompt(prompting, placement) if prompting else None,
     )
     prepared: Once[Spec] = Once()
+    waiting = Turns()
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         model = get_model()
@@ -59,7 +68,8 @@ def steered_generate(
                 f"extra_body has {KEY!r}, and this task says itself what is steered; use steering=FILE instead"
             )
         state.metadata["fingerprint"] = spec.fingerprint
-        state = await generate(state, extra_body={**body, KEY: spec.as_dict()})
+        async with waiting.turn(_shared_key(state, model, spec)):
+            state = await generate(state, extra_body={**body, KEY: spec.as_dict()})
         check_report(state.output.metadata, spec, str(model))
         return state
 
@@ -68,12 +78,26 @@ def steered_generate(
 
 def extra_body(model: Model) -> dict[str, Any]:
     """What task, eval and model say in extra_body; a request's own replaces all of it, so ours must repeat it."""
+    return {**(model.config.extra_body or {}), **(_eval_config().extra_body or {})}
+
+
+def _eval_config() -> GenerateConfig:
+    """What task and eval say of generation; nothing where this version of Inspect doesn't tell."""
     try:
         # Not public, but a model that a task brings along, or that is given as an object, doesn't know the eval's.
         from inspect_ai.model._generate_config import active_generate_config
     except ImportError:
-        return dict(model.config.extra_body or {})
-    return {**(model.config.extra_body or {}), **(active_generate_config().extra_body or {})}
+        return GenerateConfig()
+    return active_generate_config()
+
+
+def _shared_key(state: TaskState, model: Model, spec: Spec) -> str | None:
+    """What tells apart requests that have one answer; None where each must be asked for itself."""
+    config = model.config.merge(_eval_config())
+    if spec.file is not None or config.temperature or not config.cache:
+        return None
+    texts = [(message.role, message.text) for message in state.messages]
+    return digest([str(model), spec.as_dict(), texts])
 
 
 def steered_api(model: Model) -> SteeredModel:
@@ -102,4 +126,30 @@ def check_report(metadata: dict[str, Any] | None, spec: Spec, model: str) -> Non
         )
 
 
-__all__ = ["NO_BEHAVIOR", "check_report", "steered_api", "steered_generate"]
+@solver
+def independent_judge(judge: str | None = None) -> Solver:
+    """Stop a run, before anything is generated, whose judge is the model under test; names are what is compared.
+
+    The judge is the model bound to the role `grader`, else `judge`. Raises Refused; where there is no judge, passes.
+    """
+
+    async def solve(state: TaskState, generate: Generate) -> TaskState:
+        check_judge(judge, get_model())
+        return state
+
+    return solve
+
+
+def check_judge(judge: str | None, model: Model | None) -> tuple[str, ...]:
+    """The names of the judges of this run, empty for none. Raises Refused where one of them is the model under test."""
+    bound = model_roles().get("grader")
+    graders = bound if isinstance(bound, list) else [bound] if bound is not None else []
+    names = tuple(str(one) for one in graders) or ((judge,) if judge else ())
+    if model is not None and str(model) in names:
+        raise Refused(
+            f"the judge {model} is the model under test; name another with --model-role grader=PROVIDER/MODEL"
+        )
+    return names
+
+
+__all__ = ["NO_BEHAVIOR", "check_judge", "check_report", "independent_judge", "steered_api", "steered_generate"]

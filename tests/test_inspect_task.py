@@ -4,7 +4,6 @@ import ast
 import asyncio
 import inspect as python_inspect
 import math
-import typing
 from dataclasses import fields, replace
 
 import numpy as np
@@ -38,6 +37,8 @@ from model_adapters.methods.prompt import SimplePrompt
 from model_adapters.steering import CONTROL, AddVector, Steering, SystemPrompt
 from model_adapters.steering_file import save_steering
 from steer_tasks.arms import pairs
+from steer_tasks.behavior import behavior
+from steer_tasks.coherence import coherence
 from steer_tasks.lm_eval_support import document
 from steer_tasks.mmlu_171 import mmlu_171
 from steer_tasks.protocols import load_protocol
@@ -139,13 +140,15 @@ def test_ids_are_equal_in_every_arm():
 def test_metadata_is_flat():
     """Each sample carries question, subject and behavior as plain text, which Inspect's tables read."""
     sample = mmlu_171(behavior="funny", method="prompt").dataset[5]
-    assert sample.metadata == {"question_id": "anatomy/2", "subject": "anatomy", "behavior": "funny"}
+    expected = {"question_id": "anatomy/2", "subject": "anatomy", "behavior": "funny", "behavior_text": "be funny"}
+    assert sample.metadata == expected
 
 
 def test_the_log_says_where_the_questions_come_from(mmlu):
     """Source, count and digest of the questions, the wording, the arm and versions are in the task's metadata."""
     metadata = mmlu_171(behavior="funny", method="caa", dose=0.3, draw=2).metadata
-    assert metadata["questions"] == load_questions("mmlu_171").provenance()
+    drawn = {"per_behavior": 0, "seed": 0}
+    assert metadata["questions"] == load_questions("mmlu_171").provenance() | drawn
     assert metadata["questions"]["count"] == 171
     assert metadata["protocol"] == load_protocol("isolated").provenance()
     assert metadata["arm"]["method"] == "caa"
@@ -168,8 +171,10 @@ def test_every_parameter_of_our_methods_is_a_task_argument():
     wanted = {field.name for made in ours.values() for field in fields(made)}
     arguments = set(python_inspect.signature(mmlu_171).parameters)
     assert wanted <= arguments
-    hints = typing.get_type_hints(python_inspect.unwrap(mmlu_171))
-    assert set(hints) - {"return"} == arguments
+    for made in (mmlu_171, behavior, coherence):
+        shown = python_inspect.signature(made).parameters
+        assert wanted <= set(shown)
+        assert all(one.annotation is not one.empty and one.default is not one.empty for one in shown.values())
 
 
 def test_the_protocol_may_set_the_sentence(tmp_path, scripted):

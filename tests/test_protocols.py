@@ -52,7 +52,7 @@ def test_results_say_that_the_wording_is_ours():
     protocol = load_protocol("isolated")
     assert protocol.provenance() == {"name": "isolated", "wording": "reworded", "digest": protocol.digest}
     assert len(protocol.digest) == 16
-    assert protocol_names() == ("isolated",)
+    assert protocol_names() == ("as_run", "isolated")
 
 
 def written(tmp_path, change):
@@ -82,7 +82,7 @@ def test_a_file_of_ones_own_is_read(tmp_path):
     [
         (lambda content: content.pop("prompting"), "'prompting' is missing"),
         (lambda content: content.update(extra=1), "unknown key 'extra'"),
-        (lambda content: content["forms"].pop("cloze"), "give chain_of_thought, letter, cloze"),
+        (lambda content: content["forms"].pop("cloze"), "give chain_of_thought, letter, cloze, open_ended"),
         (lambda content: content["forms"]["cloze"].update(shows_options="no"), "'shows_options' is missing or not"),
         (lambda content: content["forms"]["cloze"].update(system=""), "'system' is missing"),
     ],

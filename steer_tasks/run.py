@@ -1,0 +1,250 @@
+"""`steer run`: a grid through Inspect's `eval_set`, generation first, judging afterwards from the logs.
+
+Generation is resumable: what a killed run finished is not asked again. A judge is bound only when the logs are
+scored, so another judge, or another rubric, costs no generation. Imports inspect_ai inside functions.
+"""
+
+import argparse
+import asyncio
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from model_adapters.errors import Refused, SteerError
+from steer_tasks.grid import Cell, Grid, GridModel, load_grid
+from steer_tasks.grid_estimate import estimate_text
+
+if TYPE_CHECKING:
+    from inspect_ai import Task
+    from inspect_ai.log import EvalLog
+
+STAND_IN_JUDGE = "stand_in_judge/dry-run"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a grid is run. `judge` wins over the grid's; `limit` counts samples of each cell."""
+
+    log_dir: Path
+    judge: str | None
+    limit: int | None
+    max_tasks: int
+    retry_attempts: int
+    display: str | None
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `steer run`."""
+    parser.add_argument("grid", help="a grid's YAML file")
+    parser.add_argument("--judge", help="an Inspect model that judges; wins over the grid's")
+    parser.add_argument("--log-dir", help="where the logs go (default logs/<grid's name>)")
+    parser.add_argument("--limit", type=int, help="only the first samples of each cell")
+    parser.add_argument("--max-tasks", type=int, default=4, help="cells under way at once (default 4)")
+    parser.add_argument("--retry-attempts", type=int, default=3, help="how often failed samples are tried again")
+    parser.add_argument("--display", help="Inspect's display: full, rich, plain, log, none")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="run on a stand-in for models and judge, and print tokens and cost"
+    )
+
+
+def run(given: argparse.Namespace) -> None:
+    """Run a grid. Raises SteerError for what can be known before anything is generated, and for cells that failed."""
+    grid = load_grid(Path(given.grid).expanduser())
+    if given.limit is not None and given.limit < 1:
+        raise SteerError(f"--limit is {given.limit}; give at least 1")
+    log_dir = Path(given.log_dir or Path("logs") / grid.name)
+    options = RunOptions(
+        log_dir, given.judge or grid.judge, given.limit, given.max_tasks, given.retry_attempts, given.display
+    )
+    tasks = tasks_of(grid)
+    if given.dry_run:
+        dry_run(grid, tasks, options)
+        return
+    if grid.judged and options.judge is None:
+        raise SteerError(f"grid {grid.name} asks for judged scores and names no judge; add --judge PROVIDER/MODEL")
+    if options.judge is not None:
+        check_judge_up_front(options.judge, [model.name for model in grid.models])
+    logs = generate(grid, tasks, options)
+    if options.judge is not None:
+        logs = [judge_log(log, options.judge, grid.rubrics, options.display) for log in logs]
+    Console().print(results_table(grid, logs))
+    failed = [log for log in logs if log.status != "success"]
+    if failed:
+        reason = failed[0].error.message.splitlines()[-1] if failed[0].error else failed[0].status
+        raise SteerError(f"{len(failed)} of {len(logs)} cells didn't finish ({reason}); run the same command again")
+
+
+def tasks_of(grid: Grid) -> dict[str, list[tuple[Cell, "Task"]]]:
+    """The grid's tasks by model, each made once, so that everything that needs no weights is checked."""
+    from steer_tasks.behavior import behavior
+
+    found: dict[str, list[tuple[Cell, Task]]] = {model.name: [] for model in grid.models}
+    for cell in grid.cells():
+        try:
+            task = behavior(**cell.arguments)
+        except SteerError as problem:
+            raise SteerError(f"grid {grid.name}, arm {cell.name!r}: {problem}") from problem
+        task.metadata = {**(task.metadata or {}), "grid": {"name": grid.name, "cell": cell.name, "arm": cell.arm}}
+        found[cell.model.name].append((cell, task))
+    return found
+
+
+def generate(grid: Grid, tasks: Mapping[str, Sequence[tuple[Cell, "Task"]]], options: RunOptions) -> list["EvalLog"]:
+    """Generate all cells, model by model, each model's in a folder of its own; logs in the order of the cells."""
+    logs: list[EvalLog] = []
+    for model in grid.models:
+        if made := [task for _, task in tasks[model.name]]:
+            logs += _eval_set(made, model, options)
+    return logs
+
+
+def _eval_set(tasks: list["Task"], model: GridModel, options: RunOptions) -> list["EvalLog"]:
+    from inspect_ai import eval_set
+    from inspect_ai.model import CachePolicy
+
+    display: dict[str, Any] = {"display": options.display} if options.display else {}
+    _, logs = eval_set(
+        tasks,
+        log_dir=str(options.log_dir / model.name.replace("/", "_")),
+        model=model.name,
+        model_args=dict(model.args),
+        limit=options.limit,
+        max_tasks=options.max_tasks,
+        retry_attempts=options.retry_attempts,
+        retry_on_error=1,
+        continue_on_fail=True,
+        fail_on_error=0.02,
+        # The response store: keyed by messages, sampling and the spec, in which run identity and sample index are.
+        cache=CachePolicy(expiry=None),
+        log_dir_allow_dirty=True,
+        **display,
+    )
+    by_cell = {_cell(log): log for log in logs}
+    ordered = [by_cell[name] for task in tasks if (name := (task.metadata or {})["grid"]["cell"]) in by_cell]
+    return ordered or list(logs)
+
+
+def _cell(log: "EvalLog") -> str:
+    return str((log.eval.metadata or {}).get("grid", {}).get("cell", log.eval.task_id))
+
+
+def check_judge_up_front(judge: str, models: Sequence[str]) -> None:
+    """Ask the judge about one fixed answer. Raises SteerError where it is a model under test, can't be reached, or
+    can't be read even when asked twice."""
+    from inspect_ai.model import get_model
+
+    from judges.judge import judge as judged
+    from judges.rubric import load_rubrics
+    from steer_tasks.grading import ask_with
+    from steer_tasks.turns import Turns
+
+    if judge in models:
+        raise Refused(f"the judge {judge} is a model under test; name another with --judge PROVIDER/MODEL")
+    try:
+        ask = ask_with(get_model(judge), Turns())
+        asked = judged(load_rubrics().coherence, ask, prompt="Name a colour.", response="Blue is a colour.")
+        verdict = asyncio.run(asked)
+    except SteerError:
+        raise
+    except Exception as problem:
+        said = " ".join(f"{type(problem).__name__}: {problem}".split())[:300]
+        raise SteerError(f"the judge {judge} can't be asked ({said}); check its name and its key") from problem
+    if verdict.score is None:
+        raise SteerError(f"the judge {judge} replies in no readable form ({verdict.problem}); name another judge")
+
+
+def judge_log(log: "EvalLog", judge: str, rubrics: str | None, display: str | None = None) -> "EvalLog":
+    """A log with the judge's scores appended and written back; as it is where this judge scored it by this rubric."""
+    from inspect_ai import score
+    from inspect_ai.log import read_eval_log, write_eval_log
+    from inspect_ai.model import get_model
+
+    from steer_tasks.scorers import behavior, coherence
+    from steer_tasks.study import rubrics_of
+
+    whole = read_eval_log(log.location) if log.samples is None else log
+    if whole.status != "success" or is_judged(whole, judge, rubrics_of(rubrics).coherence.digest):
+        return whole
+    scored = score(
+        whole,
+        [behavior(judge, rubrics), coherence(judge, rubrics)],
+        action="append",
+        model_roles={"grader": get_model(judge)},
+        display=display,  # type: ignore[arg-type]
+        copy=False,
+    )
+    write_eval_log(scored, log.location)
+    return scored
+
+
+def is_judged(log: "EvalLog", judge: str, rubric: str) -> bool:
+    """Whether every sample has a verdict, or a missing one with its reason, of this judge by this coherence rubric."""
+    found = [
+        any((about := score.metadata or {}).get("judge") == judge and about.get("rubric") == rubric for score in scores)
+        for scores in ((sample.scores or {}).values() for sample in log.samples or [])
+    ]
+    return bool(found) and all(found)
+
+
+def dry_run(grid: Grid, tasks: Mapping[str, Sequence[tuple[Cell, "Task"]]], options: RunOptions) -> None:
+    """The grid on stand-ins: every sample, message, preparation and score, in a folder that is thrown away.
+
+    Prints what the real run would ask for, in tokens and, where the grid has prices, in dollars.
+    """
+    console = Console()
+    console.print(estimate_text(grid, tasks, options.limit))
+    stand_ins = {model.name: GridModel(f"stand_in_steered/{model.name}") for model in grid.models}
+    limit = options.limit or 28
+    with tempfile.TemporaryDirectory() as folder:
+        tried = replace(options, log_dir=Path(folder), limit=limit, judge=STAND_IN_JUDGE, retry_attempts=0)
+        logs: list[EvalLog] = []
+        for name, stand_in in stand_ins.items():
+            if made := [_without_dictionary(cell) for cell, _ in tasks[name]]:
+                logs += _eval_set(made, stand_in, tried)
+        logs = [judge_log(log, STAND_IN_JUDGE, grid.rubrics, options.display) for log in logs]
+        done = sum(log.status == "success" for log in logs)
+        samples = sum(len(log.samples or []) for log in logs)
+    console.print(
+        f"dry run: {done} of {len(logs)} cells ran on the stand-in, {samples} samples, at most {limit} a cell"
+    )
+    if done < len(logs):
+        failed = next(log for log in logs if log.status != "success")
+        reason = failed.error.message.splitlines()[-1] if failed.error else failed.status
+        raise SteerError(f"the dry run of {_cell(failed)!r} failed: {reason}")
+
+
+def _without_dictionary(cell: Cell) -> "Task":
+    """The cell's task as the stand-in runs it: it suggests edits itself, and has no dictionary."""
+    from steer_tasks.behavior import behavior
+
+    task = behavior(**{**cell.arguments, "dictionary": None, "reference_model": None})
+    task.metadata = {**(task.metadata or {}), "grid": {"name": "dry run", "cell": cell.name, "arm": cell.arm}}
+    return task
+
+
+def results_table(grid: Grid, logs: Sequence["EvalLog"]) -> Table:
+    """A row for each cell: means, and how much is missing. Not a verdict: differences are read pair by pair."""
+    table = Table(title=f"{grid.name}: means, with the number of scored samples where some are missing")
+    names = ("accuracy", "answered", "behavior", "coherence", "repeated_ngrams", "reference_nll")
+    for column in ("model", "cell", "samples", *names):
+        table.add_column(column)
+    for log in logs:
+        shown = {score.name: score for score in (log.results.scores if log.results else [])}
+        total = log.results.total_samples if log.results else 0
+        table.add_row(log.eval.model, _cell(log), str(total), *(_shown(shown.get(name), total) for name in names))
+    return table
+
+
+def _shown(score: Any, total: int) -> str:
+    if score is None:
+        return "–"
+    scored = score.scored_samples if score.scored_samples is not None else total
+    if not scored or "mean" not in score.metrics:
+        return "none scored"
+    value = f"{score.metrics['mean'].value:.3f}"
+    return value if scored == total else f"{value} ({scored})"
