@@ -10,6 +10,7 @@ from pathlib import Path
 
 from model_adapters.errors import SteerError
 from steer_tasks import listing
+from steer_tasks.agreement import add_agreement_options, run_agreement
 from steer_tasks.run import add_run_options, run
 from steer_tasks.serve import add_serve_options, serve
 
@@ -65,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("file", help="a steering file, or `control`")
     add_serve_options(command("serve", serve, "serve a steered model over the Ember protocol"))
     add_run_options(command("run", run, "run a grid of arms, behaviors and models, and have it judged"))
+    add_agreement_options(command("agreement", run_agreement, "print how far two judges agree"))
     command("doctor", _doctor, "print versions, what is registered, and what is missing")
     command("lm_eval", lambda _: None, "lm-eval's own command line with our models and tasks registered")
     return top
