@@ -136,7 +136,7 @@ def ordering(found: Iterable[Judged]) -> dict[str, float]:
     right: dict[str, list[float]] = defaultdict(list)
     for group, levels in rows.items():
         right[group.split("/")[0]] += _ordered({-level: score for level, score in levels.items()})
-    return _means(right)
+    return _means(right, "all_damage")
 
 
 def degrees(found: Iterable[Judged]) -> dict[str, float]:
@@ -145,7 +145,7 @@ def degrees(found: Iterable[Judged]) -> dict[str, float]:
     for one in found:
         if one.test == "degree":
             rows[one.group][one.level] = one.score
-    return _means({slug: _ordered(levels) for slug, levels in rows.items()})
+    return _means({slug: _ordered(levels) for slug, levels in rows.items()}, "all_degrees")
 
 
 def _ordered(levels: dict[int, float | None]) -> list[float]:
@@ -154,10 +154,10 @@ def _ordered(levels: dict[int, float | None]) -> list[float]:
     return [0.5 if low == high else float(low < high) for (_, low), (_, high) in combinations(known, 2)]
 
 
-def _means(right: dict[str, list[float]]) -> dict[str, float]:
+def _means(right: dict[str, list[float]], whole: str) -> dict[str, float]:
     every = [value for values in right.values() for value in values]
     found = {name: sum(values) / len(values) for name, values in right.items() if values}
-    return {**found, "all": sum(every) / len(every)} if every else found
+    return {**found, whole: sum(every) / len(every)} if every else found
 
 
 def false_alarms(found: Iterable[Judged]) -> float | None:

@@ -145,11 +145,11 @@ def _table_ratings(
     if not rows:
         raise SteerError(f"{path} holds no rows; give {KINDS}")
     _known(path, "column", names, cluster)
-    offered = [one for one in names if one in (first, second) or (one != cluster and _looks_rated(rows, one))]
-    chosen = _chosen(path, "column", names, list(combinations(offered, 2)), first, second)
-    ratings = [_column(path, name, [row.get(name) for row in rows]) for name in chosen]
+    offered = [name for name in names if name in (first, second) or (name != cluster and _looks_rated(rows, name))]
+    one, other = chosen = _chosen(path, "column", names, list(combinations(offered, 2)), first, second)
+    ratings = {name: _column(path, name, [row.get(name) for row in rows]) for name in chosen}
     clusters = None if cluster is None else _clusters(path, cluster, [row.get(cluster) for row in rows])
-    return Ratings(*chosen, *ratings, clusters)
+    return Ratings(one, other, ratings[one], ratings[other], clusters)
 
 
 def _looks_rated(rows: Sequence[Row], name: str) -> bool:
@@ -166,12 +166,12 @@ def _looks_rated(rows: Sequence[Row], name: str) -> bool:
 def _log_ratings(path: Path, first: str | None, second: str | None, cluster: str | None) -> Ratings:
     samples = _samples(path)
     names = sorted({name for sample in samples for name in sample.scores or {}})
-    alike = [(one, other) for one, other in combinations(names, 2) if other.startswith(one)]
-    chosen = _chosen(path, "score", names, alike, first, second)
-    ratings = [_column(path, name, [_score(sample, name) for sample in samples]) for name in chosen]
+    alike = [pair for pair in combinations(names, 2) if pair[1].startswith(pair[0])]
+    one, other = chosen = _chosen(path, "score", names, alike, first, second)
+    ratings = {name: _column(path, name, [_score(sample, name) for sample in samples]) for name in chosen}
     held = [sample.metadata.get(cluster or CLUSTER) for sample in samples]
     clusters = None if cluster is None and None in held else _clusters(path, cluster or CLUSTER, held)
-    return Ratings(*chosen, *ratings, clusters)
+    return Ratings(one, other, ratings[one], ratings[other], clusters)
 
 
 def _samples(path: Path) -> "list[EvalSample]":

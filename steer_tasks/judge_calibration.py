@@ -16,9 +16,7 @@ from steer_tasks.study import rubrics_of
 
 
 @task
-def judge_calibration(
-    texts: int = 8, behavior: str | list[str] | None = "all", rubrics: str | None = None
-) -> Task:
+def judge_calibration(texts: int = 8, behavior: str | list[str] | None = "all", rubrics: str | None = None) -> Task:
     """Ordinal agreement with known damage and degrees, false alarms, repeatability, length bias, injections, parsing.
 
     `texts` is how many of the eight undamaged texts are used, `behavior` which behaviors' degrees, `rubrics` a folder.

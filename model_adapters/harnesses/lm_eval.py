@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from model_adapters.backend import Completion, Likelihood, Message, Request, Text, with_system_prompts
+from model_adapters.backend import Likelihood, Message, Request, Text, with_system_prompts
 from model_adapters.errors import Refused
 from model_adapters.features import open_dictionary
 from model_adapters.harnesses.documents import as_chat
@@ -14,6 +14,7 @@ from model_adapters.harnesses.lm_eval_arguments import hook_arguments, refuse_pa
 from model_adapters.harnesses.lm_eval_goodfire import GoodfireSteered
 from model_adapters.harnesses.lm_eval_prompt import PromptSteered
 from model_adapters.harnesses.lm_eval_record import ProofFile, run_info
+from model_adapters.harnesses.lm_eval_reference import Answered, is_ours, with_reference
 from model_adapters.harnesses.lm_eval_requests import (
     PromptRule,
     after_thinking,
@@ -60,8 +61,9 @@ class HookSteered(SteeredLM):
         indices = sample_indices(requests)
         prepared = [self._generation(request, index) for request, index in zip(requests, indices, strict=True)]
 
-        def read(place: int, completion: Completion) -> tuple[str, dict[str, Any]]:
+        def read(place: int, answered: Answered) -> tuple[str, dict[str, Any]]:
             asked, cut = prepared[place]
+            completion = answered.completion
             thinking = self._host.think_end_token
             text = after_thinking(completion.text, thinking, completion.token_ids, self.local.encoding)
             return cut_at(text, asked.sampling.stop), {
@@ -71,10 +73,15 @@ class HookSteered(SteeredLM):
                 "tokens_cut": cut,
                 "stop_reason": completion.stop_reason,
                 "seed": completion.seed,
+                "reference_nll": answered.reference_nll,
+                "reference_reason": answered.reason,
             }
 
         asked = [one for one, _ in prepared]
-        calls: list[Call[Any]] = [partial(self.backend.complete, one) for one in asked]
+        calls: list[Call[Any]] = [
+            partial(with_reference, self.local, one, is_ours(request))
+            for one, request in zip(asked, requests, strict=True)
+        ]
         answers: list[str] = self.answers(requests, [one.prompt for one in asked], calls, read, disable_tqdm)
         return answers
 
