@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from judges.signals import SIGNALS, Signals, text_signals, with_reference_nll
 from model_adapters.backend import Message

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -146,8 +147,8 @@ def to_degree(behavior: Behavior, degree: int, start: int = 0) -> CleanText:
     )
 
 
-def _content() -> dict[str, list[dict[str, str]]]:
-    found: dict[str, list[dict[str, str]]] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+def _content() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
     return found
 
 

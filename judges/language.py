@@ -1,5 +1,6 @@
 """Language drift: how much of an answer is in another language than its prompt. py3langid, loaded at first use."""
 
+from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -23,17 +24,19 @@ put at 5: in 8 of them some window is taken for another language at any probabil
 def language_drift(text: str, reference: str) -> float | None:
     """Share of a text's windows of 12 words that are surely in another language than `reference`, in [0, 1].
 
-    None where the text has fewer than 6 words, or where the reference's own language isn't certain. Languages are told
-    by py3langid's naive Bayes over byte n-grams (Lui and Baldwin, ACL 2012, system demonstrations, pp. 25–30).
+    Where the reference's own language isn't certain, as in a prompt of three words, the text's most frequent one takes
+    its place. None where the text has fewer than 6 words, or no window in a certain language either. Languages are
+    told by py3langid's naive Bayes over byte n-grams (Lui and Baldwin, ACL 2012, system demonstrations, pp. 25–30).
     """
     words = text.split()
     if len(words) < FEWEST:
         return None
-    expected = _language(reference)
-    if expected is None:
-        return None
     windows = [words[start : start + WINDOW] for start in range(0, len(words), WINDOW)]
     told = [_language(" ".join(window)) for window in windows if len(window) >= FEWEST]
+    certain = Counter(one for one in told if one is not None)
+    expected = _language(reference) or next((one for one, _ in certain.most_common(1)), None)
+    if expected is None:
+        return None
     return sum(one is not None and one != expected for one in told) / len(told)
 
 

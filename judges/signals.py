@@ -56,7 +56,7 @@ _NONE = {
     "distinct_2": "fewer than 2 words",
     "truncated": "the model didn't say how it stopped",
     "tags_present": "the task asks for no tags",
-    "language_drift": "too few words, or the prompt's language isn't certain",
+    "language_drift": "too few words, or in no certain language",
     "reference_nll": "no reference model",
 }
 

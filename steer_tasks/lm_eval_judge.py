@@ -67,7 +67,7 @@ def behavior_in(metadata: Mapping[str, Any]) -> str | None:
     return None
 
 
-class JudgeFilter(Filter):  # type: ignore[misc]
+class JudgeFilter(Filter):
     """Makes of each answer a JSON text: the answer, and, where there is a judge, its verdicts or why there is none."""
 
     def apply(self, resps: Any, docs: Sequence[Mapping[str, Any]]) -> list[list[str]]:

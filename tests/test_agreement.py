@@ -1,4 +1,4 @@
-"""Agreement between raters: the statistics against published and hand-worked numbers, and the files they are read from."""
+"""Agreement between raters: the statistics against published and hand-worked numbers, and the files."""
 
 import argparse
 import csv
@@ -63,8 +63,8 @@ def refusal(call, *arguments, **named) -> str:
 
 def test_kappa_worked_by_hand():
     """Quadratic kappa is 1 less the mean squared distance over the one that independent raters would have."""
-    # Squared distances 0, 1, 0, 4 sum to 5. Each of a's 1 2 3 3 against each of b's 1 1 3 5: 20 + 11 + 12 + 12 = 55.
-    assert weighted_kappa([1, 2, 3, 3], [1, 1, 3, 5]) == pytest.approx(1 - 4 * 5 / 55, abs=1e-12)
+    # Squared distances 0, 1, 0, 4 sum to 5. Each of a's 1 2 3 3 against each of b's 1 1 3 5: 20 + 12 + 12 + 12 = 56.
+    assert weighted_kappa([1, 2, 3, 3], [1, 1, 3, 5]) == pytest.approx(1 - 4 * 5 / 56, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -240,10 +240,6 @@ def test_undefined_resamples_are_counted():
     found = agreement([1] * 9 + [5], [1] * 9 + [5], resamples=1000)
     assert 300 < found.kappa.undefined < 400
     assert (found.kappa.low, found.kappa.high) == (1, 1)
-    # Of nineteen of twenty raters' items nothing varies but one pair that is drawn as often as not at all.
-    apart = agreement([2, 2], [2, 3], clusters=["a", "b"], resamples=1000)
-    assert apart.alpha.value == 0
-    assert (apart.kappa.low is None) == (apart.kappa.undefined > 500)
 
 
 def test_one_cluster_gives_no_interval():
@@ -413,8 +409,13 @@ def log_file(
         )
         for number, (given, about) in enumerate(zip(scored, metadata, strict=True), 1)
     ]
-    made = {"created": "2025-01-01T00:00:00+00:00", "task": "coherence", "model": "mockllm/model"}
-    spec = EvalSpec(**made, dataset=EvalDataset(), config=EvalConfig())
+    spec = EvalSpec(
+        created="2025-01-01T00:00:00+00:00",
+        task="coherence",
+        model="mockllm/model",
+        dataset=EvalDataset(),
+        config=EvalConfig(),
+    )
     write_eval_log(EvalLog(eval=spec, samples=samples), str(path))
     return path
 
