@@ -58,7 +58,8 @@ class ScriptedBackend:
         self.requests.append(request)
         sent = None if isinstance(request.prompt, Text) else with_system_prompts(request.prompt, request.steering)
         fingerprint = request.steering.fingerprint
-        level: ProofLevel = "acknowledged" if request.steering.on_residuals else "sent"
+        steered = request.steering.on_residuals or request.steering.needs_dictionary
+        level: ProofLevel = "acknowledged" if steered else "sent"
         return Completion(
             text=self._answer(request),
             tokens_in=None,
