@@ -44,11 +44,11 @@ def test_every_task_asks_its_questions_with_the_protocols_messages(mmlu, name, c
         assert document["letter"] == question.letter
 
 
-def test_the_folder_holds_nothing_but_the_six_tasks():
-    """lm-eval makes a task of every file there, so there are exactly six."""
-    assert sorted(path.name for path in TASKS.iterdir() if path.name != "__pycache__") == sorted(
-        f"{name}{suffix}.yaml" for name in ("mmlu_171", "mmlu_114") for suffix in FORMS
-    )
+def test_the_folder_holds_nothing_but_our_tasks_and_group():
+    """lm-eval makes a task or group of every file there, so there are exactly these."""
+    plain = [f"{name}{suffix}.yaml" for name in ("mmlu_171", "mmlu_114") for suffix in FORMS]
+    expected = [*plain, "mmlu_171_tradeoff.yaml", "steer_tradeoff.yaml"]
+    assert sorted(path.name for path in TASKS.iterdir() if path.name != "__pycache__") == sorted(expected)
 
 
 @pytest.mark.parametrize("suffix", list(FORMS))

@@ -12,6 +12,9 @@ from steer_tasks import study
 from steer_tasks.protocols import load_protocol
 from steer_tasks.study import DIGESTS, STUDY, is_word_for_word, rubrics_of
 
+CLONE = os.environ.get(STUDY)
+"""Read before the tests' own environment takes it away."""
+
 TEXTS = {
     "instruction": "\n\nThink aloud.\nThen answer.",
     "system": "Be of help.",
@@ -86,9 +89,10 @@ def test_a_given_file_is_told_by_its_digests(clone, tmp_path, monkeypatch):
     assert load_protocol(path).wording == "reworded"
 
 
-@pytest.mark.skipif(not os.environ.get(STUDY), reason=f"{STUDY} names no clone of the study's repository")
-def test_the_real_clone_is_word_for_word():
+@pytest.mark.skipif(not CLONE, reason=f"{STUDY} names no clone of the study's repository")
+def test_the_real_clone_is_word_for_word(monkeypatch):
     """With a real clone, protocols and rubrics are the study's by digest, and those of this page are its digests."""
+    monkeypatch.setenv(STUDY, str(CLONE))
     assert DIGESTS["instruction"] == sha("\n\n" + load_protocol("isolated").forms["chain_of_thought"].instruction)
     assert load_protocol("as_run").wording == "word for word"
     assert rubrics_of(None).coherence.wording == "word for word"
