@@ -201,7 +201,8 @@ def judges_of(judge: str | None, rubrics: Rubrics, arm: Arm, model: Model | None
     found = check_judge(judge, model)
     if named in found:
         raise Refused(f"the judge {named} is the model under test; name another with --model-role grader=…")
-    if not found:
+    # Outside an eval nobody knows yet who will judge.
+    if not found and model is not None:
         _log.warning(
             "no judge, so no score for %s; add --model-role grader=PROVIDER/MODEL, or score the log later",
             " and ".join(needed),

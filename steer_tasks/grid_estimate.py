@@ -22,7 +22,7 @@ def estimate_text(grid: Grid, tasks: Mapping[str, Sequence[tuple[Cell, "Task"]]]
 
     Prompts are counted in characters; the lengths of answers and verdicts are the grid's own guess. A prompt that asks
     for a behavior, and what a search for a steering costs, are not in it. The same answer isn't judged twice, and
-    equal requests of the control are asked once.
+    equal greedy requests of the control are asked once.
     """
     assumed = grid.estimate
     rubrics = rubrics_of(grid.rubrics)
@@ -35,7 +35,8 @@ def estimate_text(grid: Grid, tasks: Mapping[str, Sequence[tuple[Cell, "Task"]]]
         for cell, task in made:
             samples = list(task.dataset)[:limit]
             prompts = [_prompt(sample) for sample in samples]
-            distinct = sorted(set(prompts)) if cell.arguments["method"] == "control" else prompts
+            is_shared = cell.arguments["method"] == "control" and not task.config.temperature
+            distinct = sorted(set(prompts)) if is_shared else prompts
             asked += len(distinct)
             tokens_in += sum(map(len, distinct)) / CHARACTERS_PER_TOKEN
             judged += len(samples) + len(distinct)

@@ -69,6 +69,10 @@ def run(given: argparse.Namespace) -> None:
         raise SteerError(f"grid {grid.name} asks for judged scores and names no judge; add --judge PROVIDER/MODEL")
     if options.judge is not None:
         check_judge_up_front(options.judge, [model.name for model in grid.models])
+    else:
+        print(
+            "no judge, so no score for behavior and coherence; run the same command again with --judge PROVIDER/MODEL"
+        )
     logs = generate(grid, tasks, options)
     if options.judge is not None:
         logs = [judge_log(log, options.judge, grid.rubrics, options.display) for log in logs]
@@ -196,12 +200,11 @@ def dry_run(grid: Grid, tasks: Mapping[str, Sequence[tuple[Cell, "Task"]]], opti
 
     Prints what the real run would ask for, in tokens and, where the grid has prices, in dollars.
     """
-    console = Console()
-    console.print(estimate_text(grid, tasks, options.limit))
+    print(estimate_text(grid, tasks, options.limit), flush=True)
     stand_ins = {model.name: GridModel(f"stand_in_steered/{model.name}") for model in grid.models}
     limit = options.limit or 28
     with tempfile.TemporaryDirectory() as folder:
-        tried = replace(options, log_dir=Path(folder), limit=limit, judge=STAND_IN_JUDGE, retry_attempts=0)
+        tried = replace(options, log_dir=Path(folder), limit=limit, judge=STAND_IN_JUDGE, retry_attempts=1)
         logs: list[EvalLog] = []
         for name, stand_in in stand_ins.items():
             if made := [_without_dictionary(cell) for cell, _ in tasks[name]]:

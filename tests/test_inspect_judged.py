@@ -282,7 +282,7 @@ def test_a_grid_that_wants_scores_wants_a_judge_first(command, site, tmp_path):
 
 @pytest.mark.slow
 def test_the_judge_calibration_runs_on_a_scripted_judge(command, site, tmp_path):
-    """The eval's model is asked about every item, as the judge, and each measure is reported."""
+    """The eval's model is the judge of every item; `calibration` and `parsed` report each measure."""
     words = ["-T", "texts=1", "-T", "behavior=funny", "--display", "plain", "--log-dir", tmp_path / "logs"]
     done = command(*["inspect_ai", "eval", "steer_tasks/judge_calibration.py", "--model", "scripted_judge/one", *words])
     assert done.returncode == 0, done.stderr

@@ -246,3 +246,23 @@ def test_the_four_arms_on_the_embedded_model(tmp_path, monkeypatch):
             assert report["proof"]["level"] == "measured"
             assert bool(report["proof"]["doses"]) == (arm in ("auto_steer", "combined"))
             assert sample.scores["signals"].value["reference_nll"] >= 0
+
+
+def test_the_setup_solver_stops_a_model_that_judges_itself():
+    """`independent_judge` refuses, sample by sample, a judge that was bound after the task was made."""
+    import asyncio
+
+    from steer_tasks.solvers import independent_judge
+
+    model = get_model("stand_in_steered/m", memoize=False)
+    token = active_model_context_var.set(None)
+    init_active_model(model, GenerateConfig())
+    try:
+        init_model_roles({"grader": model})
+        with pytest.raises(Refused, match="is the model under test"):
+            asyncio.run(independent_judge()(None, None))
+        init_model_roles({"grader": get_model("stand_in_judge/j", memoize=False)})
+        assert asyncio.run(independent_judge("stand_in_steered/m")("state", None)) == "state"
+    finally:
+        init_model_roles({})
+        active_model_context_var.reset(token)
