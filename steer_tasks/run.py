@@ -6,8 +6,10 @@ scored, so another judge, or another rubric, costs no generation. Imports inspec
 
 import argparse
 import asyncio
+import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,10 +63,11 @@ def run(given: argparse.Namespace) -> None:
     options = RunOptions(
         log_dir, given.judge or grid.judge, given.limit, given.max_tasks, given.retry_attempts, given.display
     )
-    tasks = tasks_of(grid)
-    if given.dry_run:
-        dry_run(grid, tasks, options)
-        return
+    with said_once("steer_tasks.questions"):
+        tasks = tasks_of(grid)
+        if given.dry_run:
+            dry_run(grid, tasks, options)
+            return
     if grid.judged and options.judge is None:
         raise SteerError(f"grid {grid.name} asks for judged scores and names no judge; add --judge PROVIDER/MODEL")
     if options.judge is not None:
@@ -81,6 +84,22 @@ def run(given: argparse.Namespace) -> None:
     if failed:
         reason = failed[0].error.message.splitlines()[-1] if failed[0].error else failed[0].status
         raise SteerError(f"{len(failed)} of {len(logs)} cells didn't finish ({reason}); run the same command again")
+
+
+@contextmanager
+def said_once(logger: str) -> Iterator[None]:
+    """A logger's lines are shown once each, however many cells cause them."""
+    shown: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return not (text in shown or shown.add(text))
+
+    logging.getLogger(logger).addFilter(is_new)
+    try:
+        yield
+    finally:
+        logging.getLogger(logger).removeFilter(is_new)
 
 
 def tasks_of(grid: Grid) -> dict[str, list[tuple[Cell, "Task"]]]:
@@ -212,9 +231,7 @@ def dry_run(grid: Grid, tasks: Mapping[str, Sequence[tuple[Cell, "Task"]]], opti
         logs = [judge_log(log, STAND_IN_JUDGE, grid.rubrics, options.display) for log in logs]
         done = sum(log.status == "success" for log in logs)
         samples = sum(len(log.samples or []) for log in logs)
-    console.print(
-        f"dry run: {done} of {len(logs)} cells ran on the stand-in, {samples} samples, at most {limit} a cell"
-    )
+    print(f"dry run: {done} of {len(logs)} cells ran on the stand-in, {samples} samples, at most {limit} a cell")
     if done < len(logs):
         failed = next(log for log in logs if log.status != "success")
         reason = failed.error.message.splitlines()[-1] if failed.error else failed.status
