@@ -92,8 +92,9 @@ def said_once(logger: str) -> Iterator[None]:
     shown: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        return not (text in shown or shown.add(text))
+        before = len(shown)
+        shown.add(record.getMessage())
+        return len(shown) > before
 
     logging.getLogger(logger).addFilter(is_new)
     try:
