@@ -18,6 +18,7 @@ from model_adapters.backends.wrapped import prompt_only_refusals
 from model_adapters.errors import Refused, SteerError
 from model_adapters.harnesses.inspect import HookSteered, PromptSteered
 from model_adapters.harnesses.inspect_messages import inspect_messages
+from model_adapters.identity import digest
 from steer_tasks.arm_parameters import ArmRequest
 from steer_tasks.arms import NO_BEHAVIOR, Arm
 from steer_tasks.open_ended import open_ended_digest, open_prompts
@@ -219,6 +220,15 @@ def provenance(asked: dict[str, Any], protocol: Protocol, arm: Arm, rubrics: Rub
         **({"rubrics": rubrics.provenance()} if rubrics else {}),
         "versions": {name: _version(name) for name in ("steer-tasks", "inspect-ai", "torch", "transformers")},
     }
+
+
+def version_of(number: int, asked: Asked, protocol: Protocol) -> str:
+    """A task's version: ours, and a digest of what is asked and how.
+
+    Inspect takes a finished cell for the same by arguments and version, not by its questions, so that without the
+    digest a changed protocol file or question file would be given the old answers.
+    """
+    return f"{number}-{digest([asked.described, protocol.digest])[:8]}"
 
 
 def _version(distribution: str) -> str | None:

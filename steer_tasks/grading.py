@@ -21,8 +21,11 @@ from model_adapters.behavior import Behavior, find_behavior
 from model_adapters.identity import digest
 from steer_tasks.turns import Turns
 
-JUDGE_CONFIG = GenerateConfig(temperature=0.0, max_tokens=1024)
-"""As arXiv:2602.04903's judge, greedy. Long enough for an analysis and a score; a reasoning judge sets its own."""
+TEMPERATURE = 0.0
+"""Greedy, as arXiv:2602.04903's judge."""
+
+MAX_TOKENS = 1024
+"""Enough for an analysis and a score. A judge that reasons at length is bound with `max_tokens` of its own."""
 
 
 def grader(judge_name: str | None) -> Model:
@@ -30,19 +33,20 @@ def grader(judge_name: str | None) -> Model:
     return get_model(role="grader", default=judge_name, required=judge_name is None)
 
 
-def ask_with(model: Model, turns: Turns, repeat: int = 0) -> Ask:
+def ask_with(model: Model, turns: Turns, repeat: int = 0, *, keep: bool = True) -> Ask:
     """Asks a judge, each conversation once: answers are kept without end, and equal questions wait for each other.
 
-    `repeat` other than 0 asks anew, for measuring how a judge repeats itself.
+    `repeat` other than 0 asks anew, for measuring how a judge repeats itself. `keep` False neither takes kept answers
+    nor keeps new ones.
     """
+    config = GenerateConfig(temperature=TEMPERATURE, max_tokens=model.config.max_tokens or MAX_TOKENS)
     scopes = {"steer_tasks": "judge", **({"repeat": str(repeat)} if repeat else {})}
     policy = CachePolicy(expiry=None, per_epoch=False, scopes=scopes)
 
     async def ask(messages: Messages) -> Reply:
         async with turns.turn(digest([str(model), repeat, [(one.role, one.content) for one in messages]])):
-            output = await model.generate(
-                [_chat(one.role, one.content) for one in messages], config=JUDGE_CONFIG, cache=policy
-            )
+            asked = [_chat(one.role, one.content) for one in messages]
+            output = await model.generate(asked, config=config, cache=policy if keep else False)
         return Reply(output.completion, output.model, output.stop_reason in ("max_tokens", "model_length"))
 
     return ask
@@ -59,7 +63,7 @@ async def graded(state: TaskState, rubric: Rubric, model: Model, turns: Turns) -
     A judge that can't be reached, or answers what can't be read, is a missing score; limits of the eval pass through.
     """
     answer = state.output.completion
-    about = {"judge": str(model), "rubric": rubric.digest, "wording": rubric.wording, "temperature": 0.0}
+    about = {"judge": str(model), "rubric": rubric.digest, "wording": rubric.wording, "temperature": TEMPERATURE}
     behavior = behavior_of(state) if rubric.quality == "behavior" else None
     try:
         verdict = await judge(
@@ -84,5 +88,6 @@ def score_of(verdict: Verdict, answer: str, about: dict[str, object]) -> Score:
 
 
 def behavior_of(state: TaskState) -> Behavior:
-    """The behavior that a sample is judged for: its metadata's text, or its slug."""
-    return find_behavior(str(state.metadata.get("behavior_text") or state.metadata["behavior"]))
+    """The behavior that a sample is judged for, by its slug and text in the metadata."""
+    slug, text = state.metadata["behavior"], state.metadata.get("behavior_text")
+    return Behavior(slug, text, "") if text else find_behavior(slug)

@@ -20,6 +20,7 @@ from steer_tasks.experiment import (
     samples,
     solver_of,
     under_test,
+    version_of,
 )
 from steer_tasks.protocols import load_protocol
 from steer_tasks.scorers import accuracy, answered, behavior, coherence, signals
@@ -65,7 +66,7 @@ def joint_task(name: str, request: ArmRequest, options: JointOptions, judged: Se
         config=config_of(protocol.sampling),
         model=default_model(model),
         name=name,
-        version="1-A",
+        version=version_of(1, asked, protocol),
         metadata=provenance(asked.described, protocol, arm, rubrics),
     )
 

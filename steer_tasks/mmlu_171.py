@@ -16,6 +16,7 @@ from steer_tasks.experiment import (
     samples,
     solver_of,
     under_test,
+    version_of,
 )
 from steer_tasks.protocols import load_protocol
 from steer_tasks.scorers import accuracy, answered
@@ -39,6 +40,6 @@ def mmlu_171(arm: ArmRequest, protocol: str = "isolated", questions: str | None 
         scorer=[accuracy(), answered()],
         config=config_of(wording.sampling),
         model=default_model(model),
-        version="2-A",
+        version=version_of(2, asked, wording),
         metadata=provenance(asked.described, wording, built),
     )

@@ -113,23 +113,39 @@ def tasks_of(grid: Grid) -> dict[str, list[tuple[Cell, "Task"]]]:
             task = behavior(**cell.arguments)
         except SteerError as problem:
             raise SteerError(f"grid {grid.name}, arm {cell.name!r}: {problem}") from problem
-        task.metadata = {**(task.metadata or {}), "grid": {"name": grid.name, "cell": cell.name, "arm": cell.arm}}
-        found[cell.model.name].append((cell, task))
+        found[cell.model.name].append((cell, _in_grid(task, grid.name, cell)))
     return found
+
+
+def _in_grid(task: "Task", grid: str, cell: Cell) -> "Task":
+    """The task with its place in the grid, and greedy answers kept.
+
+    They are kept by messages, sampling and the spec, in which run identity and sample index are. Sampled answers are
+    not: a second sample of one question must be a sample.
+    """
+    from inspect_ai.model import CachePolicy
+
+    task.metadata = {**(task.metadata or {}), "grid": {"name": grid, "cell": cell.name, "arm": cell.arm}}
+    if not task.config.temperature:
+        task.config.cache = CachePolicy(expiry=None)
+    return task
 
 
 def generate(grid: Grid, tasks: Mapping[str, Sequence[tuple[Cell, "Task"]]], options: RunOptions) -> list["EvalLog"]:
     """Generate all cells, model by model, each model's in a folder of its own; logs in the order of the cells."""
+    from model_adapters.harnesses.inspect import unload
+
     logs: list[EvalLog] = []
     for model in grid.models:
         if made := [task for _, task in tasks[model.name]]:
             logs += _eval_set(made, model, options)
+            # The next model needs the room.
+            asyncio.run(unload())
     return logs
 
 
 def _eval_set(tasks: list["Task"], model: GridModel, options: RunOptions) -> list["EvalLog"]:
     from inspect_ai import eval_set
-    from inspect_ai.model import CachePolicy
 
     display: dict[str, Any] = {"display": options.display} if options.display else {}
     _, logs = eval_set(
@@ -143,8 +159,6 @@ def _eval_set(tasks: list["Task"], model: GridModel, options: RunOptions) -> lis
         retry_on_error=1,
         continue_on_fail=True,
         fail_on_error=0.02,
-        # The response store: keyed by messages, sampling and the spec, in which run identity and sample index are.
-        cache=CachePolicy(expiry=None),
         log_dir_allow_dirty=True,
         **display,
     )
@@ -170,7 +184,7 @@ def check_judge_up_front(judge: str, models: Sequence[str]) -> None:
     if judge in models:
         raise Refused(f"the judge {judge} is a model under test; name another with --judge PROVIDER/MODEL")
     try:
-        ask = ask_with(get_model(judge), Turns())
+        ask = ask_with(get_model(judge), Turns(), keep=False)
         asked = judged(load_rubrics().coherence, ask, prompt="Name a colour.", response="Blue is a colour.")
         verdict = asyncio.run(asked)
     except SteerError:
@@ -244,8 +258,7 @@ def _without_dictionary(cell: Cell) -> "Task":
     from steer_tasks.behavior import behavior
 
     task = behavior(**{**cell.arguments, "dictionary": None, "reference_model": None})
-    task.metadata = {**(task.metadata or {}), "grid": {"name": "dry run", "cell": cell.name, "arm": cell.arm}}
-    return task
+    return _in_grid(task, "dry run", cell)
 
 
 def results_table(grid: Grid, logs: Sequence["EvalLog"]) -> Table:

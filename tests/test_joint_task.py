@@ -152,6 +152,24 @@ def test_an_empty_folder_of_rubrics_is_refused(tmp_path):
         behavior(rubrics=str(tmp_path), behavior=["funny", "concise"])
 
 
+def test_the_version_tells_changed_questions_and_wording(tmp_path):
+    """Another protocol, another set or draw of questions is another version, the same ones are the same."""
+    import yaml
+
+    from steer_tasks.protocols import _FOLDER
+
+    content = yaml.safe_load((_FOLDER / "isolated.yaml").read_text())
+    path = tmp_path / "mine.yaml"
+    versions = []
+    for system in ("Be brief.", "Be long."):
+        content["forms"]["chain_of_thought"]["system"] = system
+        path.write_text(yaml.safe_dump(content))
+        versions.append(behavior(protocol=str(path)).version)
+    versions += [behavior(questions_per_behavior=3).version, behavior(questions="open_ended").version]
+    assert len(set(versions)) == 4
+    assert behavior().version == behavior(method="prompt").version
+
+
 def test_a_file_is_complete(tmp_path):
     """A frozen steering's file brings its behavior; one without can't be judged for any."""
     named = Steering((AddVector(1, [1.0, 2.0], 1.0),)).described(behavior={"slug": "funny", "text": "be funny"})
