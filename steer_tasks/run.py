@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from model_adapters.errors import Refused, SteerError
 from steer_tasks.grid import Cell, Grid, GridModel, load_grid
 from steer_tasks.grid_estimate import estimate_text
+from steer_tasks.grid_results import cell_of, results_tables
 
 if TYPE_CHECKING:
     from inspect_ai import Task
@@ -79,7 +79,9 @@ def run(given: argparse.Namespace) -> None:
     logs = generate(grid, tasks, options)
     if options.judge is not None:
         logs = [judge_log(log, options.judge, grid.rubrics, options.display) for log in logs]
-    Console().print(results_table(grid, logs))
+    for table in results_tables(grid, logs):
+        Console().print(table)
+    print(f"means; in brackets the number of scored samples where some are missing; logs in {options.log_dir}")
     failed = [log for log in logs if log.status != "success"]
     if failed:
         reason = failed[0].error.message.splitlines()[-1] if failed[0].error else failed[0].status
@@ -162,13 +164,9 @@ def _eval_set(tasks: list["Task"], model: GridModel, options: RunOptions) -> lis
         log_dir_allow_dirty=True,
         **display,
     )
-    by_cell = {_cell(log): log for log in logs}
+    by_cell = {cell_of(log): log for log in logs}
     ordered = [by_cell[name] for task in tasks if (name := (task.metadata or {})["grid"]["cell"]) in by_cell]
     return ordered or list(logs)
-
-
-def _cell(log: "EvalLog") -> str:
-    return str((log.eval.metadata or {}).get("grid", {}).get("cell", log.eval.task_id))
 
 
 def check_judge_up_front(judge: str, models: Sequence[str]) -> None:
@@ -250,7 +248,7 @@ def dry_run(grid: Grid, tasks: Mapping[str, Sequence[tuple[Cell, "Task"]]], opti
     if done < len(logs):
         failed = next(log for log in logs if log.status != "success")
         reason = failed.error.message.splitlines()[-1] if failed.error else failed.status
-        raise SteerError(f"the dry run of {_cell(failed)!r} failed: {reason}")
+        raise SteerError(f"the dry run of {cell_of(failed)!r} failed: {reason}")
 
 
 def _without_dictionary(cell: Cell) -> "Task":
@@ -259,26 +257,3 @@ def _without_dictionary(cell: Cell) -> "Task":
 
     task = behavior(**{**cell.arguments, "dictionary": None, "reference_model": None})
     return _in_grid(task, "dry run", cell)
-
-
-def results_table(grid: Grid, logs: Sequence["EvalLog"]) -> Table:
-    """A row for each cell: means, and how much is missing. Not a verdict: differences are read pair by pair."""
-    table = Table(title=f"{grid.name}: means, with the number of scored samples where some are missing")
-    names = ("accuracy", "answered", "behavior", "coherence", "repeated_ngrams", "reference_nll")
-    for column in ("model", "cell", "samples", *names):
-        table.add_column(column)
-    for log in logs:
-        shown = {score.name: score for score in (log.results.scores if log.results else [])}
-        total = log.results.total_samples if log.results else 0
-        table.add_row(log.eval.model, _cell(log), str(total), *(_shown(shown.get(name), total) for name in names))
-    return table
-
-
-def _shown(score: Any, total: int) -> str:
-    if score is None:
-        return "–"
-    scored = score.scored_samples if score.scored_samples is not None else total
-    if not scored or "mean" not in score.metrics:
-        return "none scored"
-    value = f"{score.metrics['mean'].value:.3f}"
-    return value if scored == total else f"{value} ({scored})"
