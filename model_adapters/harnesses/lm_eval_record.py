@@ -15,6 +15,8 @@ from model_adapters.identity import ModelIdentity
 from model_adapters.steering import VECTORS, Steering
 from model_adapters.values import ByContent
 
+NO_LIKELIHOOD = "only hook_steered scores its answers under the unsteered model"
+
 MARK = "__steer_tasks_run__"
 """The entry of a response cache that says whose answers it holds; lm-eval's own keys are SHA-256 digests."""
 
@@ -38,7 +40,12 @@ class ProofFile:
                 self._append("\n")
 
     def write(self, instance: Any, sample_index: int, proof: Proof, sent: Messages | None, **answer: Any) -> None:
-        """Append the line of one request of lm-eval; `answer` is what its kind of request gives."""
+        """Append the line of one request of lm-eval; `answer` is what its kind of request gives.
+
+        A generated answer whose model computes no likelihood says so.
+        """
+        if instance.request_type == "generate_until" and "reference_nll" not in answer:
+            answer = {**answer, "reference_nll": None, "reference_reason": NO_LIKELIHOOD}
         document = instance.doc if isinstance(instance.doc, Mapping) else {}
         line = {
             "run": self.run,
