@@ -44,6 +44,20 @@ def test_every_task_asks_its_questions_with_the_protocols_messages(mmlu, name, c
         assert document["letter"] == question.letter
 
 
+def test_a_protocol_brings_its_messages_and_its_sampling(mmlu):
+    """`protocol` as it was run sends the arm's messages, by the method in the model's arguments, and samples."""
+    protocol = load_protocol("as_run")
+    for method, count in (("control", 3), ("prompt", 2), ("auto_steer", 2), ("caa", 3)):
+        task = loaded("mmlu_171", protocol="as_run", method=method)
+        first = next(iter(task.eval_docs))
+        question = load_questions("mmlu_171").questions[0]
+        assert messages_of(first) == protocol.messages(question, "chain_of_thought", method)
+        assert len(messages_of(first)) == count
+        generation = task.config.generation_kwargs
+        assert (generation["do_sample"], generation["temperature"], generation["top_p"]) == (True, 0.6, 0.9)
+    assert loaded("mmlu_171").config.generation_kwargs["do_sample"] is False
+
+
 def test_the_folder_holds_nothing_but_our_tasks_and_group():
     """lm-eval makes a task or group of every file there, so there are exactly these."""
     plain = [f"{name}{suffix}.yaml" for name in ("mmlu_171", "mmlu_114") for suffix in FORMS]
