@@ -79,10 +79,13 @@ def case(request):
 
 
 def test_no_backend_escapes_the_contract():
-    """Every file or folder beside these is opened here, so a new backend is under the contract once it exists."""
+    """Every file or folder beside these is opened here, so a new backend is under the contract once it exists.
+
+    The stand-in is the scripted one with a script that refuses nothing and answers by fingerprint, so it is no case.
+    """
     folder = Path(model_adapters.backends.__file__).parent
     found = {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-    assert found - {"__init__"} - {"ember", "vllm"} == set(OPENERS)
+    assert found - {"__init__"} - {"ember", "vllm", "stand_in"} == set(OPENERS)
 
 
 ZEROS = {

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from model_adapters.backend import Completion, Request, Sampling
@@ -22,6 +22,7 @@ def decode(tokens):
 
 
 @settings(deadline=None)
+@example("0i", ["i", "0i"])
 @given(st.text(min_size=1), st.lists(st.text(min_size=1, max_size=3), max_size=2))
 def test_pieces_begin_the_text_and_hold_no_stop_string(text, stops):
     """The pieces join to a beginning of the text before the first stop string, whole where nothing is held back."""

@@ -36,10 +36,9 @@ class Spelling:
             return ""
         self._anchor, self._read = self._read, len(self._tokens)
         self._held += now[len(before) :]
-        for stop in self.stops:
-            found = self._held.find(stop)
-            if found >= 0:
-                self._held, self._is_stopped = self._held[:found], True
+        # The earliest of all: one stop string may lie inside another.
+        if found := [place for stop in self.stops if (place := self._held.find(stop)) >= 0]:
+            self._held, self._is_stopped = self._held[: min(found)], True
         keep = 0 if self._is_stopped else self._beginning_of_stop()
         certain, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         self.given += certain
