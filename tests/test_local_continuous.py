@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from transformers.cache_utils import DynamicCache
 
 from model_adapters.backend import Request, Sampling
+from model_adapters.backends.local.prefixes import rows_of
 from model_adapters.backends.local.store import SLACK, KeyValueStore
 from model_adapters.errors import Refused
 from model_adapters.steering import CONTROL
@@ -41,7 +42,7 @@ class Twin:
             for place, row in enumerate(new):
                 keys[place, :, width - len(row) :] = torch.tensor(row)[None, :, None] + 1000 * layer
             cache.update(keys, -keys, layer)
-        self.store.insert(cache, range(len(new)), lengths)
+        self.store.insert(rows_of(cache, range(len(new)), lengths))
         self.rows += new
 
     def step(self):
@@ -58,7 +59,7 @@ class Twin:
         for number, (keys, values) in enumerate(seen):
             for place, row in enumerate(self.rows):
                 mask = attention[place].bool()
-                assert keys.shape[2] == attention.shape[1] == max(map(len, self.rows))
+                assert keys.shape[2] == attention.shape[1] == max(map(len, self.rows)) + self.store.spare
                 expected = torch.tensor(row)[None, :, None].expand(HEADS, -1, DIM) + 1000 * number
                 assert torch.equal(keys[place][:, mask], expected)
                 assert torch.equal(values[place], -keys[place])
@@ -94,7 +95,7 @@ def test_the_store_holds_every_rows_keys_whatever_comes_and_goes(moves):
             twin.store = twin.store.resized(4, what)
         elif kind == "step":
             for _ in range(what):
-                if twin.rows and max(map(len, twin.rows)) < twin.store.columns - 1:
+                if twin.rows and max(map(len, twin.rows)) < twin.store.columns - 1 - twin.store.spare:
                     twin.step()
 
 
@@ -130,8 +131,8 @@ def test_a_row_that_ends_is_replaced_before_the_next_step():
     with opened(rows=2) as backend, Passes(backend.model) as passes:
         together(backend, [long, *short])
     steps = [rows for rows, tokens in passes.shapes if tokens == 1]
-    assert len(steps) == 39
-    assert steps.count(2) == 4 * len(short)
+    assert len(steps) == 40
+    assert steps.count(2) == 5 * len(short)
 
 
 def test_a_request_joins_while_another_is_written():
@@ -255,12 +256,12 @@ def test_one_row_that_fails_leaves_the_others(monkeypatch):
 
 def test_a_model_with_another_kind_of_cache_is_served_in_static_batches(monkeypatch, caplog):
     """A model whose cache isn't plain keys and values is answered all the same, and the log says how."""
-    from model_adapters.backends.local import writer
+    from model_adapters.backends.local import backend as local
 
     asked = requests(9)
     with opened() as backend:
         expected = [alone(backend, request) for request in asked]
-    monkeypatch.setattr(writer, "footprint", lambda model, device: None)
+    monkeypatch.setattr(local, "footprint", lambda model, device: None)
     with caplog.at_level(logging.WARNING), opened(rows=4) as backend:
         done = together(backend, asked)
     assert [one.token_ids for one in done] == [one.token_ids for one in expected]

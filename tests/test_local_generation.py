@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_adapters.backend import Message, Request, Sampling, Text, check_applied
-from model_adapters.backends.local.encoding import Encoding
+from model_adapters.backends.encoding import Encoding
 from model_adapters.backends.local.generation import Ending, Row
 from model_adapters.backends.local.tokens import Dice, kept_probabilities
 from model_adapters.errors import NotApplied, Refused
@@ -247,7 +247,7 @@ def test_each_row_has_its_own_token_limit():
     with opened() as backend, Passes(backend.model) as passes:
         done = together(backend, [Request(user(), CONTROL, Sampling(max_tokens=limit)) for limit in limits])
     assert [(one.tokens_out, one.stop_reason) for one in done] == [(limit, "max_tokens") for limit in limits]
-    assert [shape[0] for shape in passes.shapes] == [4, 3, 3, 2, 2, 2, 1, 1, 1]
+    assert [shape[0] for shape in passes.shapes] == [1, 4, 3, 3, 2, 2, 2, 1, 1, 1]
     assert len({one.token_ids[:1] for one in done}) == 1
 
 

@@ -34,12 +34,17 @@ TEN = Sampling(max_tokens=10)
 
 
 def is_steered(positions, number, tokens):
-    """`(tokens,)` bool: which columns of pass `number` a steering of these positions touches; the rule by hand."""
+    """`(tokens,)` bool: which columns of pass `number` a steering of these positions touches; the rule by hand.
+
+    A prompt that is left alone is read without its last token, which is a pass of its own.
+    """
     columns = torch.arange(tokens)
+    if positions == "response":
+        return torch.full((tokens,), number > 0)
     if number > 0:
         return torch.full((tokens,), positions != "prompt")
     last = columns == tokens - 1
-    return {"all": torch.ones(tokens, dtype=torch.bool), "prompt": ~last, "response": last}[positions]
+    return {"all": torch.ones(tokens, dtype=torch.bool), "prompt": ~last}[positions]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -50,7 +55,7 @@ def test_the_delta_is_exact_at_prefill_and_at_every_generated_step(positions, dt
     delta = (torch.tensor(vector(0)) * 1.7).to(dtype)
     with watched(another_model(dtype)) as (backend, before, after):
         done = alone(backend, Request(user(), steering, TEN))
-    assert len(after.passes) == done.tokens_out == 10
+    assert len(after.passes) == done.tokens_out + (positions == "response") == 10 + (positions == "response")
     for number, (bare, steered) in enumerate(zip(before.passes, after.passes, strict=True)):
         mask = is_steered(positions, number, bare[0].shape[1])
         assert torch.equal(steered[2][0, mask], bare[2][0, mask] + delta)
@@ -63,8 +68,8 @@ def test_layers_before_the_steered_one_are_those_of_the_control():
     """Up to the steered layer the forward pass is the control's bit for bit; from there on it differs."""
     with watched(another_model()) as (backend, _, after):
         alone(backend, Request(user(), CONTROL, Sampling(max_tokens=1)))
-        alone(backend, Request(user(), added(2, positions="all"), Sampling(max_tokens=1)))
-    control, steered = after.passes
+        alone(backend, Request(user(), added(2), Sampling(max_tokens=1)))
+    _, control, steered = after.passes  # the prompt is read once
     assert [torch.equal(a, b) for a, b in zip(control, steered, strict=True)] == [True, True, False, False]
 
 
@@ -223,17 +228,23 @@ def test_rows_of_one_batch_carry_their_own_steering():
     ]
     with watched(another_model()) as (backend, before, after):
         together(backend, requests)
-    assert [one[0].shape[:2] for one in after.passes] == [(3, 10), (3, 1), (3, 1), (3, 1)]
-    # Rows stand in the batch by length: 10, 8 and 6 tokens, padded on the left.
+    # The control's prompt is read apart but for its last token; the others stand by length: 10 and 6 tokens, padded on
+    # the left. In the steps that follow, the control's row is the first; it is one token behind and ends last.
+    assert [one[0].shape[:2] for one in after.passes] == [(1, 7), (2, 10), (3, 1), (3, 1), (3, 1), (1, 1)]
     for number, (bare, steered) in enumerate(zip(before.passes, after.passes, strict=True)):
+        if number in (0, 5):
+            assert torch.equal(steered[1], bare[1])
+            continue
         delta = steered[1] - bare[1]
+        if number > 1:
+            assert not delta[0].any()
+            delta, steered[1], bare[1] = delta[1:], steered[1][1:], bare[1][1:]
         assert torch.equal(steered[1][0], bare[1][0] + torch.tensor(vector(0)))
-        assert not delta[1].any()
-        touched = torch.zeros(10, dtype=torch.bool) if number == 0 else torch.zeros(1, dtype=torch.bool)
-        if number == 0:
+        touched = torch.zeros(delta.shape[1], dtype=torch.bool)
+        if number == 1:
             touched[4:9] = True
-        assert torch.equal(delta[2].any(dim=-1), touched)
-        assert torch.equal(steered[1][2, touched], bare[1][2, touched] + torch.tensor(vector(1)) * 2.0)
+        assert torch.equal(delta[1].any(dim=-1), touched)
+        assert torch.equal(steered[1][1, touched], bare[1][1, touched] + torch.tensor(vector(1)) * 2.0)
 
 
 @pytest.mark.parametrize("steering", MANY_STEERINGS[1:6])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from model_adapters.backend import GivesDistributions, ReadsActivations, ScoresText, Text
-from model_adapters.backends.local.scoring import Scored, rolling_windows
+from model_adapters.backends.passage import Scored, rolling_windows
 from model_adapters.errors import Refused
 from model_adapters.steering import CONTROL, Steering, SystemPrompt
 from tests.tiny_backend import (
@@ -343,8 +343,7 @@ def test_a_pass_is_bounded_in_tokens_and_logits(monkeypatch):
     asked = [(f"{n}" + "word " * 20, "abcdefghij"[: 8 - n]) for n in range(8)]
     with opened() as backend:
         expected = [run(backend.score(Text(a), b)).logprobs for a, b in asked]
-        # Wide continuations leave room for three rows, narrow ones for all that remain.
-        for name, limit, rows in (("SCORED_TOKENS", 3 * 116, [3, 3, 2]), ("SCORED_LOGITS", 3 * 11 * 259, [3, 5])):
+        for name, limit, rows in (("SCORED_TOKENS", 3 * 116, [3, 3, 2]), ("SCORED_LOGITS", 3 * 11 * 259, [3, 3, 2])):
             monkeypatch.setattr(jobs, name, limit)
             with Passes(backend.model) as passes:
                 scored = gathered(*(backend.score(Text(a), b) for a, b in asked))

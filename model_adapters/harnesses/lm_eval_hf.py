@@ -1,11 +1,13 @@
 """Loading through lm-eval's `hf`, and handing model and tokenizer to the local backend. Imports torch."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 
+from model_adapters.backends.local.apart import apart
 from model_adapters.backends.local.backend import LocalBackend
 from model_adapters.backends.local.embedded import model_path
 from model_adapters.backends.local.loading import default_device, default_dtype, model_shape
@@ -36,11 +38,12 @@ def open_hf(given: HookArguments) -> tuple[HFLM, LocalBackend]:
         hf["device"] = _device(hf.get("device"))
         if isinstance(hf.get("tokenizer"), str):
             hf["tokenizer"] = model_path(hf["tokenizer"])
-    host = HFLM(**hf)
+    host = apart(lambda: HFLM(**hf))
     if host.backend != "causal":
         raise SteerError(f"{model}: an encoder-decoder model; only decoder-only models can be steered")
     revision = hf.get("revision")
-    backend = LocalBackend(
+    opening = partial(
+        LocalBackend,
         host.model,
         host.tokenizer,
         name=model if is_named else str(getattr(host.config, "name_or_path", "") or type(model).__name__),
@@ -55,7 +58,7 @@ def open_hf(given: HookArguments) -> tuple[HFLM, LocalBackend]:
         kv_memory_mb=given.kv_memory_mb,
         arguments=_arguments(given, hf),
     )
-    return host, backend
+    return host, apart(opening)
 
 
 def _device(asked: object) -> str:

@@ -7,18 +7,21 @@ from typing import Any
 import numpy as np
 
 from model_adapters.backend import Completion, Likelihood, Messages, Prompt, Request, Text, prompt_refusals
+from model_adapters.backends.encoding import Encoding, Pair
 from model_adapters.backends.local.blocks import SteeredBlocks
-from model_adapters.backends.local.encoding import Encoding, Pair
 from model_adapters.backends.local.engine import Engine
-from model_adapters.backends.local.forward import Forward, Passage
+from model_adapters.backends.local.forward import Forward
 from model_adapters.backends.local.gates import looks_back
 from model_adapters.backends.local.generation import Ending
 from model_adapters.backends.local.jobs import Batching, Generation, Reading, Scoring
+from model_adapters.backends.local.memory import MEGABYTE, footprint, prefix_bytes
 from model_adapters.backends.local.passes import Passes
+from model_adapters.backends.local.prefixes import Prefixes
+from model_adapters.backends.local.prompts import PromptReader
 from model_adapters.backends.local.proof import joined
-from model_adapters.backends.local.scoring import Scored, rolling_windows
 from model_adapters.backends.local.spelling import Spelling
 from model_adapters.backends.local.writer import Writer
+from model_adapters.backends.passage import Passage, Scored, rolling_windows
 from model_adapters.errors import Refused
 from model_adapters.identity import ModelIdentity
 from model_adapters.steering import CONTROL, Steering
@@ -82,8 +85,11 @@ class LocalBackend:
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         ending = Ending(self.encoding, _end_tokens(model, tokenizer), self.max_length)
         forward = Forward(model, self._blocks)
-        passes = Passes(forward, self._identity, self.d_model, int(pad or 0))
-        parts = (forward, ending, self._identity, self.d_model, int(pad or 0), rows, kv_memory_mb)
+        cost, budget = footprint(model, forward.device), None if kv_memory_mb is None else kv_memory_mb * MEGABYTE
+        kept = 0 if cost is None else prefix_bytes(cost, budget, forward.device)
+        prompts = None if cost is None else PromptReader(forward, int(pad or 0), Prefixes(kept))
+        passes = Passes(forward, self._identity, self.d_model, int(pad or 0), prompts)
+        parts = (forward, ending, self._identity, self.d_model, int(pad or 0), rows, cost, budget, prompts)
         run: dict[str, Callable[[Sequence[Any]], None]] = {"scoring": passes.score, "reading": passes.read}
         self._engine = Engine(Writer(*parts), run, Batching(rows, int(text_config.vocab_size)).choose)
 

@@ -7,16 +7,15 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from model_adapters.backends.local.forward import Batch, Forward, Passage
+from model_adapters.backends.local.forward import Batch, Forward
 from model_adapters.backends.local.generation import Ending, Row, choose_tokens
 from model_adapters.backends.local.memory import Footprint, slots
 from model_adapters.backends.local.plan import BatchPlan
+from model_adapters.backends.local.prefixes import rows_of
+from model_adapters.backends.local.prompts import PREFILL_TOKENS, PromptReader
 from model_adapters.backends.local.span import Span
 from model_adapters.backends.local.store import SLACK, KeyValueStore
-
-PREFILL_TOKENS = 2048
-"""Most prompt tokens of one prefill pass, padding included, where one prompt has not more by itself: enough to keep
-the processor busy, little enough that running rows don't wait long."""
+from model_adapters.backends.passage import Passage
 
 Finish = Callable[[Row, BatchPlan, int], None]
 """Told of a row that ended, the plan it ran by and its place in it, while the measurements are there."""
@@ -33,6 +32,7 @@ class Decoder:
     rows: int
     cost: Footprint
     budget: int | None
+    prompts: PromptReader
     finish: Finish
     alive: list[Row] = field(default_factory=list)
     plan: BatchPlan = field(default_factory=BatchPlan)
@@ -61,7 +61,9 @@ class Decoder:
         self._make_room(rows)
         assert self.store is not None
         room = self.store.slots - len(self.alive)
-        for group in self._groups(rows[:room]):
+        joining = [row for row in rows[:room] if row.stays]
+        self._join([row for row in joining if row.is_bare])
+        for group in self._groups([row for row in joining if not row.is_bare]):
             self._prefill(group)
         return list(rows[room:])
 
@@ -72,7 +74,7 @@ class Decoder:
             return
         store, device = self.store, self.forward.device
         store.begin_step()
-        tokens = torch.tensor([[row.tokens[-1]] for row in self.alive], device=device)
+        tokens = torch.tensor([[row.next_read] for row in self.alive], device=device)
         positions = torch.tensor([[length] for length in store.lengths], device=device)
         self.forward.blocks.use(self.plan)
         output = self.forward(tokens, store.attention, positions, self._span(), cache=store.cache, use_cache=True)
@@ -118,10 +120,19 @@ class Decoder:
                 groups.append([row])
         return groups
 
-    def _prefill(self, rows: list[Row]) -> None:
-        rows = [row for row in rows if row.stays]
+    def _join(self, rows: list[Row]) -> None:
+        """Rows whose prompts are read unsteered: all but the last token, which the next step reads as response."""
         if not rows:
             return
+        assert self.store is not None
+        self.store.insert(self.prompts.read([tuple(row.prompt[:-1]) for row in rows]))
+        self._add(rows, self.forward.blocks.planned([row.request.steering for row in rows], self.d_model))
+
+    def _add(self, rows: Sequence[Row], plan: BatchPlan) -> None:
+        self.plan = self.plan.joined(plan)
+        self.alive += rows
+
+    def _prefill(self, rows: list[Row]) -> None:
         blocks, store = self.forward.blocks, self.store
         assert store is not None
         batch = Batch.of([Passage(row.prompt, len(row.prompt)) for row in rows], self.pad, self.forward.device)
@@ -134,10 +145,9 @@ class Decoder:
         staying = [place for place, row in enumerate(rows) if row.stays]
         if not staying:
             return
-        store.insert(cache, staying, [len(rows[place].prompt) for place in staying])
+        store.insert(rows_of(cache, staying, [len(rows[place].prompt) for place in staying]))
         kept = torch.tensor(staying, device=self.forward.device)
-        self.plan = self.plan.joined(plan if len(staying) == len(rows) else plan.take(kept))
-        self.alive += [rows[place] for place in staying]
+        self._add([rows[place] for place in staying], plan if len(staying) == len(rows) else plan.take(kept))
 
     def _write(self, logits: Tensor) -> None:
         choose_tokens(self.alive, logits, self.ending, self.plan.gates)
@@ -164,4 +174,6 @@ class Decoder:
     def _span(self) -> Span:
         if self._ones is None or len(self._ones) < len(self.alive):
             self._ones = torch.ones(max(self.rows, len(self.alive)), 1, dtype=torch.bool, device=self.forward.device)
-        return Span(response=self._ones[: len(self.alive)])
+        begins = [0 if not row.tokens else -1 for row in self.alive]
+        last_prompt = torch.tensor(begins, device=self.forward.device) if 0 in begins else None
+        return Span(response=self._ones[: len(self.alive)], last_prompt=last_prompt)

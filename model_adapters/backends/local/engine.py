@@ -38,8 +38,8 @@ class Writes(Protocol):
         """Start what there is room for; returns the jobs that must wait."""
         ...
 
-    def step(self) -> None:
-        """One token for every row."""
+    def step(self) -> list[Any]:
+        """One token for every row; returns jobs that must wait again."""
         ...
 
 
@@ -97,7 +97,7 @@ class Engine:
             left = {id(job) for job in self._admitted(generations)}
             waiting[:] = [job for job in waiting if job.kind != "generation" or id(job) in left]
         if self.writer.is_busy:
-            self.writer.step()
+            waiting += self.writer.step()
 
     def _admitted(self, generations: list[Job]) -> list[Job]:
         try:

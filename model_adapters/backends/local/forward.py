@@ -10,14 +10,7 @@ from torch import Tensor
 
 from model_adapters.backends.local.blocks import SteeredBlocks
 from model_adapters.backends.local.span import Span
-
-
-@dataclass(frozen=True)
-class Passage:
-    """Token ids of one row, of which the first `prompt_tokens` are the prompt (0: the whole text is response)."""
-
-    tokens: list[int]
-    prompt_tokens: int
+from model_adapters.backends.passage import Passage
 
 
 @dataclass(frozen=True)
@@ -50,20 +43,30 @@ class Batch:
         return cls(tokens.to(device), valid.long().to(device), positions.to(device), span)
 
     @classmethod
-    def after(cls, stems: "Batch", which: Tensor, tails: Sequence[list[int]], pad: int) -> "Batch":
-        """Rows that go on after some of `stems`' rows, by index `(batch,)`; all response, padded on the right.
+    def behind(cls, held: Sequence[int], rows: Sequence[Passage], pad: int, device: torch.device) -> "Batch":
+        """Rows that go on after `held` tokens each, which a cache has padded on the left; padded on the right.
 
-        `attention` covers stem and tail, `(batch, stem + tail)`.
+        A passage's `prompt_tokens` count from its own first token. `attention` covers what is held and what is new,
+        `(batch, held + tokens)`.
         """
-        width = max(len(tail) for tail in tails)
-        tokens = torch.full((len(tails), width), pad)
-        for index, tail in enumerate(tails):
-            tokens[index, : len(tail)] = torch.tensor(tail, dtype=torch.long)
+        width, before = max(len(row.tokens) for row in rows), max(held)
+        tokens = torch.full((len(rows), width), pad)
+        for index, row in enumerate(rows):
+            tokens[index, : len(row.tokens)] = torch.tensor(row.tokens, dtype=torch.long)
         column = torch.arange(width)[None, :]
-        valid = (column < torch.tensor([len(tail) for tail in tails])[:, None]).to(which.device)
-        attention = torch.cat([stems.attention[which], valid.long()], dim=1)
-        positions = stems.positions[which, -1:] + 1 + column.to(which.device)
-        return cls(tokens.to(which.device), attention, positions, Span(prompt=torch.zeros_like(valid), response=valid))
+        known = torch.tensor(list(held))[:, None]
+        valid = column < torch.tensor([len(row.tokens) for row in rows])[:, None]
+        first_response = torch.tensor([row.prompt_tokens - 1 for row in rows])[:, None]
+        is_here = valid & (column == first_response)
+        span = Span(
+            response=(valid & (column >= first_response)).to(device),
+            prompt=(valid & (column < first_response)).to(device),
+            starts_text=((known == 0) & (column == 0)).expand(len(rows), width).to(device),
+            last_prompt=torch.where(is_here.any(1), first_response[:, 0], -1).to(device),
+        )
+        seen = torch.arange(before)[None, :] >= before - known
+        attention = torch.cat([seen, valid], dim=1).long()
+        return cls(tokens.to(device), attention.to(device), (known + column).to(device), span)
 
 
 class Forward:

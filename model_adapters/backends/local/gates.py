@@ -37,6 +37,12 @@ def looks_back(steering: Steering) -> bool:
     return any(last_layer(guard) > act.layer for act, guards in steering.acts for guard in guards)
 
 
+def leaves_prompt(steering: Steering) -> bool:
+    """Whether nothing is read or changed before the last prompt token: all acts are at response positions, and there
+    are no conditions."""
+    return not any(guards_of(steering)) and all(act.positions == "response" for act, _ in steering.acts)
+
+
 @dataclass
 class Gate:
     """One condition for one row. The masks are `(tokens,)`, bool, of the current pass.

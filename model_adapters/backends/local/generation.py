@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from model_adapters.backend import Request, StopReason
-from model_adapters.backends.local.encoding import Encoding
-from model_adapters.backends.local.forward import Batch, Forward, Passage
-from model_adapters.backends.local.gates import Gates, looks_back
+from model_adapters.backends.encoding import Encoding
+from model_adapters.backends.local.forward import Batch, Forward
+from model_adapters.backends.local.gates import Gates, leaves_prompt, looks_back
 from model_adapters.backends.local.jobs import Generation
 from model_adapters.backends.local.plan import BatchPlan
 from model_adapters.backends.local.span import Span
 from model_adapters.backends.local.tokens import Dice, drawn, likely
+from model_adapters.backends.passage import Passage
 
 
 @dataclass
@@ -43,6 +44,16 @@ class Row:
     def runs_alone(self) -> bool:
         """Whether its prompt must be read one token at a time, so that it may not be padded."""
         return looks_back(self.request.steering)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether its prompt but for the last token is read unsteered, so that it may be shared."""
+        return len(self.prompt) > 1 and leaves_prompt(self.request.steering)
+
+    @property
+    def next_read(self) -> int:
+        """The token that the next step reads."""
+        return self.tokens[-1] if self.tokens else self.prompt[-1]
 
     @property
     def most_tokens(self) -> int:

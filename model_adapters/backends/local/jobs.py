@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from model_adapters.backend import Messages, Request
-from model_adapters.backends.local.forward import Passage
-from model_adapters.backends.local.gates import looks_back
-from model_adapters.backends.local.scoring import Scored
+from model_adapters.backends.local.gates import leaves_prompt, looks_back
+from model_adapters.backends.passage import Passage, Scored
 from model_adapters.steering import Steering
 
 SCORED_TOKENS = 8192
 """Most tokens in one scoring pass, padding included: keeps a pass's attention small beside the weights."""
+
+ALIKE = 64
+"""Fewer shared tokens don't make up for rows of unlike length in one pass."""
 
 SCORED_LOGITS = 2**27
 """Most logits in one scoring pass (0.5 GB in float32), where one row does not need more by itself."""
@@ -93,6 +95,11 @@ class Scoring:
         return looks_back(self.steering)
 
     @cached_property
+    def is_bare(self) -> bool:
+        """Whether its prompt is read unsteered, so that it may be shared with other steerings."""
+        return self.scored.prompt_tokens > 1 and leaves_prompt(self.steering)
+
+    @cached_property
     def stem(self) -> tuple[int, str, int, int, tuple[int, ...]]:
         """What two jobs have in common whose prompt is read once: the options of a question, for instance.
 
@@ -144,15 +151,28 @@ class Batching:
         chosen: list[Scoring] = []
         rows: set[object] = set()
         longest = widest = 0
-        for job in ordered:
+        for job in _alike(ordered):
             rows_then = len(rows | {job.row})
             longest, widest = max(longest, job.length), max(widest, len(job.scored.continuation))
             fits = rows_then <= self.rows and rows_then * longest <= SCORED_TOKENS
-            if chosen and not (fits and rows_then * widest * self.vocabulary <= SCORED_LOGITS):
+            columns = min(longest, widest + longest - job.length)
+            if chosen and not (fits and rows_then * columns * self.vocabulary <= SCORED_LOGITS):
                 break  # what one row serves is side by side, so nothing that follows fits
             chosen.append(job)
             rows.add(job.row)
         return chosen
+
+
+def _alike(ordered: Sequence[Scoring]) -> Sequence[Scoring]:
+    """Those that share at least half of the first one's prompt with it (the examples of a subject), where there are
+    any of another prompt and the prompt may be shared; else all."""
+    first = ordered[0]
+    half = first.scored.stem_tokens // 2
+    if half < ALIKE or not first.is_bare:
+        return ordered
+    beginning = first.stem[-1][:half]
+    found = [job for job in ordered if job.is_bare and job.stem[-1][:half] == beginning]
+    return found if any(job.stem != first.stem for job in found) else ordered
 
 
 def alone(waiting: Sequence[Any]) -> list[Any]:

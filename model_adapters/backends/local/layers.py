@@ -66,7 +66,8 @@ class Touch:
         if span.starts_text is not None:
             self.first_dose += torch.where(span.starts_text, dose, 0.0).sum(1)
         if span.last_prompt is not None:
-            self.first_response += touched.gather(1, span.last_prompt[:, None])[:, 0]
+            here = span.last_prompt >= 0
+            self.first_response += touched.gather(1, span.last_prompt.clamp_min(0)[:, None])[:, 0] & here
 
     def take(self, rows: Tensor) -> "Touch":
         """The measurements of some rows, by index."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model_adapters.backends.local.apart import apart
 from model_adapters.backends.local.embedded import EMBEDDED, model_path
 from model_adapters.backends.local.weights import model_digest, weights_folder
 from model_adapters.errors import SteerError
@@ -92,22 +93,24 @@ def open_local(
     wanted = dtype if dtype == "auto" else getattr(torch, dtype)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype=wanted, trust_remote_code=False
+        model: Any = apart(
+            lambda: AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=wanted, trust_remote_code=False)
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
         raise _not_found(name, problem) from problem
-    return LocalBackend(
-        model.to(place),
-        tokenizer,
-        name=name,
-        model_digest=model_digest(path, revision),
-        revision=revision or getattr(model.config, "_commit_hash", None),
-        max_length=max_length,
-        template_arguments=template_arguments,
-        rows=rows,
-        interrupts=interrupts,
-        kv_memory_mb=kv_memory_mb,
+    return apart(
+        lambda: LocalBackend(
+            model.to(place),
+            tokenizer,
+            name=name,
+            model_digest=model_digest(path, revision),
+            revision=revision or getattr(model.config, "_commit_hash", None),
+            max_length=max_length,
+            template_arguments=template_arguments,
+            rows=rows,
+            interrupts=interrupts,
+            kv_memory_mb=kv_memory_mb,
+        )
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from model_adapters.backends.local.prefixes import KEPT_TOKENS
 from model_adapters.errors import Refused
 
 SHARE = 4
@@ -72,3 +73,9 @@ def slots(
             "kv_memory_mb, or lower max_tokens"
         )
     return fit
+
+
+def prefix_bytes(cost: Footprint, budget: int | None, device: torch.device) -> int:
+    """How much may be kept of prompts for others that begin alike: `KEPT_TOKENS`, within an eighth of the budget."""
+    allowed = free_bytes(device) // SHARE if budget is None else budget
+    return min(KEPT_TOKENS * cost.token_bytes, allowed // 8)

@@ -8,10 +8,19 @@ from torch import Tensor
 
 from model_adapters.backend import Likelihood, Proof
 from model_adapters.backends.local.blocks import SteeredBlocks
-from model_adapters.backends.local.forward import Forward, Passage
+from model_adapters.backends.local.forward import Forward
 from model_adapters.backends.local.jobs import Reading, Scoring, by_row
+from model_adapters.backends.local.prefixes import Past
+from model_adapters.backends.local.prompts import PromptReader
 from model_adapters.backends.local.proof import NOT_FINITE, measured_proof
-from model_adapters.backends.local.scoring import read_activations, score_passages, score_tails, token_scores
+from model_adapters.backends.local.scoring import (
+    read_activations,
+    score_behind,
+    score_passages,
+    score_tails,
+    token_scores,
+)
+from model_adapters.backends.passage import Passage
 from model_adapters.errors import NotApplied
 from model_adapters.identity import ModelIdentity
 from model_adapters.steering import Steering
@@ -19,12 +28,16 @@ from model_adapters.steering import Steering
 
 @dataclass
 class Passes:
-    """Runs batches of scoring or of reading. Every job's future is settled; nothing of a batch stays behind."""
+    """Runs batches of scoring or of reading. Every job's future is settled; nothing of a batch stays behind.
+
+    `prompts` reads beginnings that several texts share; None where the model's cache can't be put together.
+    """
 
     forward: Forward
     identity: ModelIdentity
     d_model: int
     pad: int
+    prompts: PromptReader | None = None
 
     @property
     def blocks(self) -> SteeredBlocks:
@@ -50,15 +63,37 @@ class Passes:
         """Log-probabilities for each row, `(continuation, vocabulary)`. Rows with one stem read it once."""
         stems = {job.stem: job for job in rows}
         if len(stems) == len(rows):
-            self._use(rows)
+            passages, leaders = [job.scored.passage for job in rows], list(rows)
             wanted = [len(job.scored.continuation) for job in rows]
-            return score_passages([job.scored.passage for job in rows], wanted, self.forward, self.pad)
-        self._use(stems.values())
-        places = {stem: place for place, stem in enumerate(stems)}
-        passages = [job.scored.stem for job in stems.values()]
-        wanted = [job.scored.stem_tokens - len(job.scored.context) + 1 for job in stems.values()]
-        tails = [(places[job.stem], job.scored.tail) for job in rows]
+            tails: list[tuple[int, list[int]]] = [(place, []) for place in range(len(rows))]
+        else:
+            passages, leaders = [job.scored.stem for job in stems.values()], list(stems.values())
+            wanted = [job.scored.stem_tokens - len(job.scored.context) + 1 for job in leaders]
+            places = {stem: place for place, stem in enumerate(stems)}
+            tails = [(places[job.stem], job.scored.tail) for job in rows]
+        pasts = self._known(leaders, passages, wanted)
+        self._use(leaders)
+        if any(past is not None for past in pasts):
+            return score_behind(pasts, passages, wanted, tails, self.forward, self.pad)
+        if len(stems) == len(rows):
+            return score_passages(passages, wanted, self.forward, self.pad)
         return score_tails(passages, wanted, tails, self.forward, self.pad)
+
+    def _known(
+        self, jobs: Sequence[Scoring], passages: Sequence[Passage], wanted: Sequence[int]
+    ) -> Sequence[Past | None]:
+        """Keys and values of what these passages begin with, where that was read before or several begin alike.
+
+        Only for steerings that leave the prompt alone, and up to the first position that is response or wanted.
+        """
+        none = [None] * len(jobs)
+        if self.prompts is None or not all(job.is_bare for job in jobs):
+            return none
+        ends = [
+            max(0, min(passage.prompt_tokens - 1, len(passage.tokens) - count))
+            for passage, count in zip(passages, wanted, strict=True)
+        ]
+        return self.prompts.begun([tuple(one.tokens[:end]) for one, end in zip(passages, ends, strict=True)])
 
     def _scored_result(self, job: Scoring, row: int, table: Tensor) -> "Likelihood | np.ndarray":
         proof = self._passage_proof(job.scored.passage, job.steering, row)

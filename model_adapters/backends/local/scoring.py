@@ -6,43 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache
 
-from model_adapters.backends.local.forward import Batch, Forward, Passage
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Tokens to score after a context; `prompt_tokens` of both together are prompt (0: everything is response)."""
-
-    context: list[int]
-    continuation: list[int]
-    prompt_tokens: int
-
-    def fitted(self, max_length: int) -> "Scored":
-        """The same with the context cut from the left so that all inputs fit `max_length` tokens (as lm-eval does)."""
-        excess = max(0, len(self.context) + len(self.continuation) - 1 - max_length)
-        kept = max(0, self.prompt_tokens - excess) or min(self.prompt_tokens, 1)
-        return Scored(self.context[excess:], self.continuation, kept)
-
-    @property
-    def passage(self) -> Passage:
-        """What the model reads: all but the last token, which is only predicted."""
-        return Passage([*self.context, *self.continuation][:-1], self.prompt_tokens)
-
-    @property
-    def stem_tokens(self) -> int:
-        """How many leading tokens every continuation of this prompt has: the context, and prompt that is scored."""
-        return max(len(self.context), self.prompt_tokens)
-
-    @property
-    def stem(self) -> Passage:
-        """What all continuations of this prompt read first."""
-        return Passage(self.passage.tokens[: self.stem_tokens], self.prompt_tokens)
-
-    @property
-    def tail(self) -> list[int]:
-        """What the model reads after the stem; empty where the continuation is one token."""
-        return self.passage.tokens[self.stem_tokens :]
+from model_adapters.backends.local.forward import Batch, Forward
+from model_adapters.backends.local.prefixes import Past, grown, stacked
+from model_adapters.backends.passage import Passage
 
 
 @dataclass(frozen=True)
@@ -89,15 +57,61 @@ def score_tails(
     forward.blocks.take(which)
     of_tails = None
     if longest:
-        output.past_key_values.batch_select_indices(which)
-        after = Batch.after(batch, which, [tokens for _, tokens in tails], pad)
-        every = torch.arange(longest, device=forward.device)
         cache = output.past_key_values
-        of_tails = forward(
-            after.tokens, after.attention, after.positions, after.span, cache=cache, keep=every, use_cache=True
-        ).logits
+        cache.batch_select_indices(which)
+        held = [width - int(batch.attention[place].argmax()) for place, _ in tails]
+        of_tails = _tail_logits(held, [tokens for _, tokens in tails], cache, forward, pad)
     for row, (place, tokens) in enumerate(tails):
         parts = [of_stems[place, -wanted[place] :]]
+        if of_tails is not None:
+            parts.append(of_tails[row, : len(tokens)])
+        yield torch.log_softmax(torch.cat(parts).float(), dim=-1)
+
+
+def _tail_logits(
+    held: Sequence[int], tails: Sequence[list[int]], cache: DynamicCache, forward: Forward, pad: int
+) -> Tensor:
+    """Logits after every token of tails that go on after what a cache holds, `(tails, longest tail, vocabulary)`."""
+    after = Batch.behind(held, [Passage(tokens, 0) for tokens in tails], pad, forward.device)
+    every = torch.arange(after.tokens.shape[1], device=forward.device)
+    output = forward(
+        after.tokens, after.attention, after.positions, after.span, cache=cache, keep=every, use_cache=True
+    )
+    logits: Tensor = output.logits
+    return logits
+
+
+def score_behind(
+    pasts: Sequence[Past | None],
+    stems: Sequence[Passage],
+    wanted: Sequence[int],
+    tails: Sequence[tuple[int, list[int]]],
+    forward: Forward,
+    pad: int,
+) -> Iterator[Tensor]:
+    """As `score_tails`, for stems whose first tokens were read before: `pasts` holds their keys and values.
+
+    What was read is left out of every pass; it reaches into no token that is wanted or whose position is response.
+    """
+    held = [0 if past is None else past.length for past in pasts]
+    rest = [Passage(stem.tokens[count:], stem.prompt_tokens - count) for stem, count in zip(stems, held, strict=True)]
+    batch, cache = Batch.behind(held, rest, pad, forward.device), stacked(pasts)
+    lengths = [len(one.tokens) for one in rest]
+    columns = sorted({column for end, count in zip(lengths, wanted, strict=True) for column in range(end - count, end)})
+    keep = torch.tensor(columns, device=forward.device)
+    output = forward(batch.tokens, batch.attention, batch.positions, batch.span, cache=cache, keep=keep, use_cache=True)
+    starts = [columns.index(end - count) for end, count in zip(lengths, wanted, strict=True)]
+    which = [place for place, _ in tails]
+    forward.blocks.take(torch.tensor(which, device=forward.device))
+    of_tails = None
+    if any(tokens for _, tokens in tails):
+        whole = grown(pasts, cache, lengths)
+        again = [whole[place] for place in which]
+        of_tails = _tail_logits(
+            [past.length for past in again], [tokens for _, tokens in tails], stacked(again), forward, pad
+        )
+    for row, (place, tokens) in enumerate(tails):
+        parts = [output.logits[place, starts[place] : starts[place] + wanted[place]]]
         if of_tails is not None:
             parts.append(of_tails[row, : len(tokens)])
         yield torch.log_softmax(torch.cat(parts).float(), dim=-1)
@@ -108,19 +122,6 @@ def token_scores(logprobs: Tensor, continuation: Sequence[int]) -> TokenScores:
     chosen = torch.tensor(list(continuation), device=logprobs.device)
     picked = logprobs.gather(1, chosen[:, None])[:, 0]
     return TokenScores(tuple(picked.tolist()), bool((logprobs.argmax(dim=-1) == chosen).all()))
-
-
-def rolling_windows(tokens: Sequence[int], prefix: int, max_length: int) -> list[Scored]:
-    """Disjoint windows that score every token of a text once; the first is conditioned on `prefix`.
-
-    Each later window reads as many earlier tokens as fit, as lm-eval does with a context of one token.
-    """
-    windows = []
-    for start in range(0, len(tokens), max_length):
-        end = min(start + max_length, len(tokens))
-        context = [prefix] if start == 0 else list(tokens[max(0, end - 1 - max_length) : start])
-        windows.append(Scored(context, list(tokens[start:end]), 0))
-    return windows
 
 
 def read_activations(passage: Passage, start: int, forward: Forward, pad: int) -> np.ndarray:

@@ -14,7 +14,7 @@ class Span:
     """Which positions of the current forward pass are what; the masks are `(batch, tokens)`, bool, padding False.
 
     All but `response` are None in a pass that holds none of theirs: `prompt`; `starts_text`, the first position of
-    each row's text; `last_prompt` `(batch,)`, the column of the last prompt token.
+    each row's text; `last_prompt` `(batch,)`, the column of the last prompt token, -1 in rows that hold none.
     """
 
     response: Tensor

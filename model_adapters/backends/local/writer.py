@@ -14,8 +14,9 @@ from model_adapters.backends.local.decoder import Decoder
 from model_adapters.backends.local.forward import Forward
 from model_adapters.backends.local.generation import Ending, Row, write_answers
 from model_adapters.backends.local.jobs import Generation
-from model_adapters.backends.local.memory import MEGABYTE, footprint
+from model_adapters.backends.local.memory import Footprint
 from model_adapters.backends.local.plan import BatchPlan
+from model_adapters.backends.local.prompts import PromptReader
 from model_adapters.backends.local.proof import NOT_FINITE, measured_proof
 from model_adapters.backends.local.tokens import Dice
 from model_adapters.errors import NotApplied
@@ -31,7 +32,8 @@ REMEMBERED = 4096
 class Writer:
     """Turns generations into rows, and rows into completions. Equal greedy requests are written once.
 
-    `kv_memory_mb` bounds the memory of keys and values; None leaves it to `memory.SHARE`.
+    `cost` and `prompts` are None for a model whose cache can't take rows in between; `budget` bounds the bytes of keys
+    and values, None leaves it to `memory.SHARE`.
     """
 
     forward: Forward
@@ -40,18 +42,18 @@ class Writer:
     d_model: int
     pad: int
     rows: int
-    kv_memory_mb: int | None = None
+    cost: Footprint | None
+    budget: int | None
+    prompts: PromptReader | None
     _writing: dict[object, Row] = field(default_factory=dict)
     _known: "OrderedDict[object, Completion]" = field(default_factory=OrderedDict)
     _decoder: Decoder | None = None
 
     def __post_init__(self) -> None:
-        cost = footprint(self.forward.model, self.forward.device)
-        if cost is None:
+        if self.cost is None or self.prompts is None:
             log.warning("%s: its cache is not one of plain keys and values; static batches", self.identity.name)
             return
-        budget = None if self.kv_memory_mb is None else self.kv_memory_mb * MEGABYTE
-        parts = (self.forward, self.ending, self.pad, self.d_model, self.rows, cost, budget)
+        parts = (self.forward, self.ending, self.pad, self.d_model, self.rows, self.cost, self.budget, self.prompts)
         self._decoder = Decoder(*parts, finish=self._finish)
 
     @property
@@ -82,14 +84,31 @@ class Writer:
             return [*self._join(decoder, rows), *left]
         return left
 
-    def step(self) -> None:
-        """One token for every row."""
+    def step(self) -> list[Generation]:
+        """One token for every row. Where memory is too short for that, half of them go on; returns the jobs of the
+        others, which must wait and begin again."""
         assert self._decoder is not None
+        again: list[Generation] = []
         try:
             self._decoder.step()
         except Exception as problem:
-            self._fail(self._decoder.clear(), problem)
+            rows, decoder = self._decoder.clear(), self._decoder
+            if _is_out_of_memory(problem) and len(rows) > 1:
+                log.warning("out of memory with %d rows; going on with %d", len(rows), len(rows) // 2)
+                self.rows = decoder.rows = len(rows) // 2
+                again = self._begin_again(rows, problem)
+            else:
+                self._fail(rows, problem)
         self._forget_abandoned()
+        return again
+
+    def _begin_again(self, rows: Sequence[Row], problem: Exception) -> list[Generation]:
+        """The jobs of rows that must be written from the start; one that was heard by tokens can't be, and fails."""
+        silent = [row for row in rows if all(job.heard is None for job in row.jobs)]
+        self._fail([row for row in rows if not any(row is one for one in silent)], problem)
+        for row in silent:
+            self._writing.pop(row.jobs[0].key, None)
+        return [job for row in silent for job in row.jobs]
 
     def _is_settled(self, job: Generation) -> bool:
         """Whether the job needs no row: nobody waits for it, or its answer is known."""

@@ -6,7 +6,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerFast
 
 from model_adapters.backend import Message, Text
-from model_adapters.backends.local.encoding import Encoding
+from model_adapters.backends.encoding import Encoding
 from model_adapters.errors import Refused
 from model_adapters.steering import CONTROL, Steering, SystemPrompt
 from tests.tiny_backend import another_model, tiny, user
