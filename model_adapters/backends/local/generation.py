@@ -8,8 +8,9 @@ from torch import Tensor
 
 from model_adapters.backend import Request, StopReason
 from model_adapters.backends.encoding import Encoding
+from model_adapters.backends.local.echo import Echo
 from model_adapters.backends.local.forward import Batch, Forward
-from model_adapters.backends.local.gates import Gates, leaves_prompt, looks_back
+from model_adapters.backends.local.gates import Gates, guards_of, leaves_prompt, looks_back
 from model_adapters.backends.local.jobs import Generation
 from model_adapters.backends.local.plan import BatchPlan
 from model_adapters.backends.local.span import Span
@@ -26,6 +27,7 @@ class Row:
     dice: Dice | None
     jobs: list[Generation]
     tokens: list[int] = field(default_factory=list)
+    echo: Echo = field(default_factory=Echo)
     stop_reason: StopReason | None = None
     is_broken: bool = False
     events: tuple[str, ...] = ()
@@ -67,6 +69,19 @@ class Row:
         An interrupt is seen when the last token is read, so it counts there.
         """
         return len(self.tokens) + bool(self.events)
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether conditions are read at its tokens."""
+        return bool(guards_of(self.request.steering))
+
+    def say(self, token: int) -> None:
+        """Add a token to the answer, and tell those who listen."""
+        self.tokens.append(token)
+        self.echo.add(self.tokens)
+        for job in self.jobs:
+            if job.heard is not None:
+                job.heard(token)
 
     def next_token(self, logits: Tensor, greedy: int) -> int:
         """The row's next token; logits are `(vocabulary,)`, `greedy` is their most likely token."""
@@ -130,10 +145,7 @@ def choose_tokens(rows: Sequence[Row], logits: Tensor, ending: Ending, gates: Ga
             row.events, row.stop_reason = fired, "interrupt"
         else:
             try:
-                row.tokens.append(row.next_token(own, best))
-                for job in row.jobs:
-                    if job.heard is not None:
-                        job.heard(row.tokens[-1])
+                row.say(row.next_token(own, best))
                 row.stop_reason = ending.reason(row)
             except Exception as problem:
                 row.problem, row.stop_reason = problem, "unknown"

@@ -1,7 +1,7 @@
 """Where interventions meet the residual stream: one forward hook per decoder block, installed once. Imports torch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,10 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
 
 @dataclass
 class Touch:
-    """What was measured at one block, per row: sums since the row began; every tensor is `(batch,)`, float64."""
+    """What was measured at one block, per row: sums since the row began; every tensor is `(batch,)`, float64.
+
+    `tentative` is whether each token of the latest tentative pass was touched, and its dose; both `(batch, tokens)`.
+    """
 
     prompt_tokens: Tensor
     response_tokens: Tensor
@@ -43,6 +46,7 @@ class Touch:
     dose_sum: Tensor
     dose_tokens: Tensor
     first_dose: Tensor
+    tentative: tuple[Tensor, Tensor] | None = field(default=None, init=False)
 
     @classmethod
     def zeros(cls, rows: int, device: torch.device) -> "Touch":
@@ -69,13 +73,34 @@ class Touch:
             here = span.last_prompt >= 0
             self.first_response += touched.gather(1, span.last_prompt.clamp_min(0)[:, None])[:, 0] & here
 
+        self.tentative = (touched & span.response, dose) if span.is_tentative else None
+
+    def take_back(self, kept: int) -> None:
+        """Forget what the latest tentative pass, of response tokens, measured behind its first `kept` ones."""
+        if self.tentative is None:
+            return
+        touched, dose = (part[:, kept:] for part in self.tentative)
+        self.response_tokens -= touched.sum(1)
+        self.dose_tokens -= (touched & (dose != 0)).sum(1)
+        self.dose_sum -= torch.where(touched, dose, 0.0).sum(1)
+        self.tentative = None
+
     def take(self, rows: Tensor) -> "Touch":
         """The measurements of some rows, by index."""
-        return Touch(*(getattr(self, item.name)[rows] for item in fields(self)))
+        return Touch(*(part[rows] for part in self._sums))
 
     def joined(self, other: "Touch") -> "Touch":
         """The measurements of both batches' rows."""
-        return Touch(*(torch.cat([getattr(self, item.name), getattr(other, item.name)]) for item in fields(self)))
+        return Touch(*(torch.cat(pair) for pair in zip(self._sums, other._sums, strict=True)))
+
+    def put(self, row: int, one: "Touch") -> None:
+        """Take over the measurements of another batch's only row."""
+        for mine, theirs in zip(self._sums, one._sums, strict=True):
+            mine[row] = theirs[0]
+
+    @property
+    def _sums(self) -> tuple[Tensor, ...]:
+        return tuple(getattr(self, item.name) for item in fields(self) if item.name != "tentative")
 
 
 Change = Callable[[Tensor], Tensor]

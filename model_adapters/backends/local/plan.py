@@ -34,6 +34,16 @@ class BatchPlan:
         layers = {layer: plan.take(rows.to(plan.prompt.device)) for layer, plan in self.layers.items()}
         return BatchPlan(len(rows), layers, self.gates.take(rows.tolist()))
 
+    def take_back(self, kept: int) -> None:
+        """Forget what the latest tentative pass measured behind its first `kept` tokens."""
+        for plan in self.layers.values():
+            plan.touch.take_back(kept)
+
+    def put(self, row: int, one: "BatchPlan") -> None:
+        """Take over the measurements of a plan of only this row."""
+        for layer, plan in self.layers.items():
+            plan.touch.put(row, one.layers[layer].touch)
+
     def joined(self, other: "BatchPlan") -> "BatchPlan":
         """The rows of both, `other`'s behind; measurements included."""
         layers = {}

@@ -15,12 +15,14 @@ class Span:
 
     All but `response` are None in a pass that holds none of theirs: `prompt`; `starts_text`, the first position of
     each row's text; `last_prompt` `(batch,)`, the column of the last prompt token, -1 in rows that hold none.
+    In a tentative pass some of the last tokens may yet be taken back.
     """
 
     response: Tensor
     prompt: Tensor | None = None
     starts_text: Tensor | None = None
     last_prompt: Tensor | None = None
+    is_tentative: bool = False
 
     def at(self, positions: Positions) -> Tensor | None:
         """The mask of these positions; None where this pass holds none."""

@@ -44,11 +44,11 @@ class SlotLayer(CacheLayerMixin):
         """Write the pass's columns behind what is there; returns all that the rows may look at."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        rows, _heads, new, _dim = key_states.shape
+        rows, new = self._store.places, key_states.shape[2]
         first, end = self._store.first, self._store.end
-        self.keys[:rows, :, end : end + new] = key_states
-        self.values[:rows, :, end : end + new] = value_states
-        return self.keys[:rows, :, first : end + new], self.values[:rows, :, first : end + new]
+        self.keys[rows, :, end : end + new] = key_states
+        self.values[rows, :, end : end + new] = value_states
+        return self.keys[rows, :, first : end + new], self.values[rows, :, first : end + new]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Columns that are looked at, and their offset."""
@@ -77,6 +77,7 @@ class KeyValueStore:
         self.first = self.end = 0
         self.rows = 0
         self.lengths: list[int] = []
+        self._only: int | None = None
         self.mask = torch.zeros(slots, columns, dtype=torch.long, device=device)
         self.layers = [SlotLayer(self) for _ in range(layers)]
         self.cache = Cache(layers=list(self.layers))
@@ -87,9 +88,41 @@ class KeyValueStore:
         return self.end - self.first
 
     @property
+    def places(self) -> slice:
+        """The rows of the coming pass: all, or the one that runs ahead."""
+        return slice(0, self.rows) if self._only is None else slice(self._only, self._only + 1)
+
+    @property
     def attention(self) -> Tensor:
         """The mask of the coming pass of one token a row: `(rows, width + 1)`."""
         return self.mask[: self.rows, self.first : self.end + 1]
+
+    def begin_ahead(self, place: int, tokens: int) -> Tensor:
+        """Make room for a pass of several tokens of one row; returns its mask, `(1, width + tokens)`.
+
+        `end_ahead` must follow.
+        """
+        if self.end + tokens > self.columns:
+            self._move(-self.first)
+        # Behind the pass the row is moved to the left, so that its newest token lies in the column of the others'.
+        if (lacking := self.lengths[place] + tokens + self.spare - self.end) > 0:
+            self._move(lacking)
+        self._only = place
+        new = self.mask.new_ones(1, tokens)
+        return torch.cat([self.mask[place : place + 1, self.first : self.end], new], dim=1)
+
+    def end_ahead(self, tokens: int) -> None:
+        """The pass has written its columns, of which the first `tokens` are kept."""
+        place, self._only = self._only, None
+        assert place is not None
+        length = self.lengths[place]
+        old, new = slice(self.end - length, self.end + tokens), slice(self.end - length - tokens, self.end)
+        for layer in self.layers:
+            layer.keys[place, :, new] = layer.keys[place, :, old].clone()
+            layer.values[place, :, new] = layer.values[place, :, old].clone()
+        self.mask[place, new] = 1
+        self.lengths[place] = length + tokens
+        self._trim()
 
     @property
     def held_bytes(self) -> int:
