@@ -1,0 +1,85 @@
+"""Opening a vLLM server: which model it serves, whether it steers, and the tokenizer that prompts are rendered with."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from model_adapters.backends.encoding import Encoding
+from model_adapters.backends.vllm.backend import VllmBackend
+from model_adapters.backends.vllm.probe import Probe
+from model_adapters.backends.vllm.server import VllmServer
+from model_adapters.errors import SteerError
+from model_adapters.identity import ModelIdentity
+
+KEY = "VLLM_API_KEY"
+"""The variable that vLLM itself takes its key from."""
+
+PROBE_TEXT = "The probe of a steered model reads this short text: one, two, three, four, five, six."
+
+
+async def open_vllm(
+    name: str,
+    tokenizer: Any,
+    base_url: str,
+    *,
+    served_as: str | None = None,
+    add_bos_token: bool | None = None,
+    prefix_token_id: int | None = None,
+    max_length: int | None = None,
+    template_arguments: Mapping[str, object] | None = None,
+    template_mode: str | None = None,
+    concurrency: int = 64,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> VllmBackend:
+    """A backend on the server at `base_url`, probed: a zero and a non-zero vector, before any answer is asked for.
+
+    `tokenizer` must be the served model's own; `served_as` is the server's name of the model where it serves several.
+    The key comes from the environment. Raises SteerError where the server can't be reached, serves another model or
+    has no vllm-lens, NotApplied where it doesn't steer as asked.
+    """
+    server = VllmServer(base_url, os.environ.get(KEY) or None, concurrency=concurrency, transport=transport)
+    try:
+        card = _chosen(await server.models(), served_as, name, server.url)
+        encoding = Encoding(tokenizer, add_bos_token, prefix_token_id, dict(template_arguments or {}))
+        probe = Probe(server, card["id"], _probe_tokens(encoding))
+        shape = await probe.shape()
+        await probe.check_steers(*shape)
+        length = min(int(card.get("max_model_len") or 2048), max_length or 2**31)
+        identity = ModelIdentity(
+            name=name,
+            backend="vllm",
+            url=server.url,
+            template_digest=encoding.template_digest,
+            template_mode=template_mode,
+            arguments={
+                "served": str(card.get("root") or card["id"]),
+                "version": str(await server.version()),
+                "max_length": str(length),
+                "add_bos_token": str(add_bos_token),
+                "prefix_token_id": str(prefix_token_id),
+                "template_arguments": repr(sorted((template_arguments or {}).items())),
+            },
+        )
+    except BaseException:
+        await server.aclose()
+        raise
+    return VllmBackend(server, encoding, probe, served_as=card["id"], shape=shape, max_length=length, identity=identity)
+
+
+def _chosen(cards: list[dict[str, Any]], served_as: str | None, name: str, url: str) -> dict[str, Any]:
+    """The card of the model that is meant: by the server's name of it, or the only one there is."""
+    wanted = served_as or name
+    for card in cards:
+        if wanted in (card["id"], card.get("root")):
+            return card
+    if served_as is None and len(cards) == 1:
+        return cards[0]
+    known = ", ".join(card["id"] for card in cards) or "nothing"
+    raise SteerError(f"vLLM at {url} serves {known}, not {wanted}; give served_as=NAME")
+
+
+def _probe_tokens(encoding: Encoding) -> list[int]:
+    tokens = encoding.encode(PROBE_TEXT)
+    return (tokens * 10)[: max(10, min(len(tokens), 24))]
