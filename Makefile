@@ -21,7 +21,7 @@ test-all: lint model
 
 # Paired measurements; prints ratios and what they were measured on. Nothing else should run beside it.
 bench: $(STAMP)
-	$(BIN)/python -m tests.benchmarks.ember_controllers
+	$(BIN)/python -m tests.benchmarks
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ def test_nothing_is_guessed_before_a_loop_has_run_for_a_while():
     loop = [7, 8, 9] * 20
     for length in range(1, len(loop)):
         foreseen = max(0, length - ORDER - 3)
-        guesses = heard(loop[:length]).guess(loop[:length], 5)
+        guesses = heard(loop[:length]).guess(loop[:length], 5, STREAK)
         assert guesses == (loop[length : length + 5] if foreseen >= STREAK and len(loop) >= length + 5 else guesses)
         assert bool(guesses) == (foreseen >= STREAK)
 
@@ -32,14 +32,14 @@ def test_nothing_is_guessed_before_a_loop_has_run_for_a_while():
 def test_a_guess_goes_round_the_loop():
     """More tokens are guessed than a round of the loop has."""
     loop = [1, 2, 3, 4, 5, 6] * 6
-    assert heard(loop).guess(loop, 15) == [1, 2, 3, 4, 5, 6] * 2 + [1, 2, 3]
-    assert heard(loop).guess(loop, 0) == []
+    assert heard(loop).guess(loop, 15, STREAK) == [1, 2, 3, 4, 5, 6] * 2 + [1, 2, 3]
+    assert heard(loop).guess(loop, 0, STREAK) == []
 
 
 @given(st.lists(st.integers(0, 3), max_size=60), st.integers(0, 9))
 def test_guesses_continue_the_last_time_the_ending_was_met(tokens, most):
     """Whatever the tokens: as many as asked for or none, each the one that followed the same place before."""
-    guesses = heard(tokens).guess(tokens, most)
+    guesses = heard(tokens).guess(tokens, most, STREAK)
     assert len(guesses) in (0, most)
     if guesses:
         ending = tokens[-ORDER:]
@@ -66,6 +66,12 @@ REQUESTS = [
 ]
 
 
+def without_guesses(monkeypatch):
+    """From here on every token is written in a step of its own."""
+    monkeypatch.setattr(echo, "STREAK", 10**9)
+    monkeypatch.setattr(echo, "HINT", 10**9)
+
+
 def everything(**options):
     """Answers together and then one alone, and the shapes of the passes."""
     with opened(**options) as backend, Passes(backend.model) as passes:
@@ -90,7 +96,7 @@ def same(done, expected):
 def test_answers_that_loop_take_few_passes_and_stay_as_they_are(monkeypatch, options):
     """Greedy and sampled, steered and not, alone and beside others: the same tokens and proofs, in fewer passes."""
     done, passes = everything(**options)
-    monkeypatch.setattr(echo, "STREAK", 10**9)
+    without_guesses(monkeypatch)
     expected, steps = everything(**options)
     same(done, expected)
     assert len(passes) < 0.85 * len(steps)
@@ -100,11 +106,11 @@ def test_answers_that_loop_take_few_passes_and_stay_as_they_are(monkeypatch, opt
 @pytest.mark.parametrize("wrong_at", [0, 1, 5, 30])
 def test_a_wrong_guess_changes_nothing(monkeypatch, wrong_at):
     """Guesses that go wrong at some place are taken up to there, and measured up to there."""
-    monkeypatch.setattr(echo, "STREAK", 10**9)
+    without_guesses(monkeypatch)
     expected, _ = everything()
     known = {one.token_ids[:count]: one.token_ids for one in expected for count in range(2, len(one.token_ids))}
 
-    def guess(_self, tokens, most):
+    def guess(_self, tokens, most, _streak):
         whole = known.get(tuple(tokens), ())
         guessed = list(whole[len(tokens) : len(tokens) + most])
         if len(tokens) % 3 or len(guessed) <= wrong_at:
@@ -132,6 +138,6 @@ def test_a_stop_string_inside_a_checked_run_ends_the_answer_there(monkeypatch):
             return [alone(backend, request) for request in asked]
 
     done = answers()
-    monkeypatch.setattr(echo, "STREAK", 10**9)
+    without_guesses(monkeypatch)
     same(done, answers())
     assert [one.stop_reason for one in done] == ["max_tokens"] * 4 + ["stop_string" if token else "max_tokens"]

@@ -223,6 +223,46 @@ def noting(batch_size=100, pause=0.0):
     return Engine(Idle(), {"note": note}, lambda waiting: waiting[:batch_size]), batches
 
 
+class Busy(Idle):
+    """Writes for ever, a hundred steps a second."""
+
+    is_busy = True
+
+    def step(self):
+        time.sleep(0.01)
+        return []
+
+
+def test_scorings_wait_for_company_while_answers_are_written(monkeypatch):
+    """Two of three are held until the third is there; one that stays alone runs when it has waited for long."""
+    monkeypatch.setattr(engine_module, "COMPANY_S", 0.3)
+    batches: list[list[int]] = []
+
+    def note(jobs):
+        batches.append([job.number for job in jobs])
+        for job in jobs:
+            job.future.set_result(job.number)
+
+    writer = Busy()
+    engine = Engine(writer, {"scoring": note, "reading": note}, lambda waiting: waiting, company=3)
+    jobs = [Note(number, "scoring") for number in range(4)]
+    for job in jobs[:2]:
+        engine.submit(job)
+    time.sleep(0.1)
+    assert batches == []
+    engine.submit(jobs[2])
+    assert jobs[0].future.result(30) == 0
+    engine.submit(jobs[3])
+    time.sleep(0.1)
+    assert batches == [[0, 1, 2]]
+    assert jobs[3].future.result(30) == 3
+    reading = Note(9, "reading")
+    engine.submit(reading)
+    assert reading.future.result(0.2) == 9
+    writer.is_busy = False
+    engine.close()
+
+
 def test_what_arrives_in_one_go_is_batched_together():
     """A burst of requests is one batch, in order, and whole batches that remain follow without waiting for company."""
     engine, batches = noting(batch_size=10)

@@ -1,9 +1,4 @@
-"""32 concurrent chat requests with 8 different controllers against the same with one, on the local Ember.
-
-    python -m tests.benchmarks.ember_controllers
-
-Prints throughput with eight controllers over throughput with one; the bar is 0.9.
-"""
+"""32 concurrent chat requests with 8 different controllers against the same with one, on the local Ember."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,10 +12,10 @@ from model_adapters.behavior import neutral_prompts
 from model_adapters.ember_service import create_app
 from model_adapters.features import open_dictionary
 from model_adapters.steering import EditFeatures, FeatureEdit, Steering
-from tests.benchmarks.pairs import machine, paired, timed
+from tests.benchmarks.bars import Bar, Line
+from tests.benchmarks.pairs import paired, timed
 
 REQUESTS, CONTROLLERS, TOKENS, PAIRS = 32, 8, 32, 9
-BAR = 0.9
 
 
 def steering(number: int) -> Steering:
@@ -48,8 +43,8 @@ async def answered(client: EmberBackend, asked: Sequence[Request]) -> int:
     return sum(one.tokens_out or 0 for one in done)
 
 
-def main() -> None:
-    """Measure and print."""
+def controller_lines() -> list[Line]:
+    """Throughput with eight controllers over throughput with one."""
     backend, dictionary = open_local("embedded", interrupts=True), open_dictionary("demo")
     transport = httpx.ASGITransport(create_app(backend, dictionary, names=("embedded",)))
     client = asyncio.run(open_ember("embedded", transport=transport, concurrency=REQUESTS, attempt_seconds=600))
@@ -63,9 +58,6 @@ def main() -> None:
 
     ratio = paired(lambda: per_token(1), lambda: per_token(CONTROLLERS), PAIRS)
     backend.close()
-    print(f"ember: throughput of {REQUESTS} requests of {TOKENS} tokens, {CONTROLLERS} controllers / 1: {ratio}")
-    print(f"bar {BAR}: {'reached' if ratio.median >= BAR else 'missed'}; {machine()}, {backend.identity.dtype}")
-
-
-if __name__ == "__main__":
-    main()
+    sampled = f"{REQUESTS} concurrent chat requests of {TOKENS} tokens"
+    measure = f"local Ember, throughput: {CONTROLLERS} controllers / 1"
+    return [Line(measure, ratio, Bar(0.9, 1.0, at_least=True), sampled)]

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MANY = 5
+"""With fewer pairs there is no interval to speak of; each ratio is shown."""
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -28,6 +31,8 @@ class Ratio:
         return float(low), float(high)
 
     def __str__(self) -> str:
+        if len(self.ratios) < MANY:
+            return f"{self.median:.3f} ({', '.join(f'{one:.3f}' for one in self.ratios)})"
         low, high = self.interval
         return f"{self.median:.3f} [{low:.3f}, {high:.3f}], {len(self.ratios)} pairs"
 

@@ -13,14 +13,23 @@ from steer_tasks.questions import Question, load_questions
 
 DRAWN, SEED = 48, 20260204
 
-
-def drawn_questions(count: int = DRAWN) -> list[Question]:
-    """So many of the study's questions, as many as this machine has at most; the same ones every time."""
-    questions = load_questions("mmlu_171").questions
-    return random.Random(SEED).sample(list(questions), count)
+Render = Callable[[list[dict[str, str]]], str]
 
 
-def written(questions: Sequence[Question], render: Callable[[list[dict[str, str]]], str], tokens: int) -> list[Any]:
+def drawn_questions(count: int = DRAWN, part: int = 0) -> list[Question]:
+    """So many of the study's questions, the same ones every time; two parts of one size share none."""
+    questions = list(load_questions("mmlu_171").questions)
+    shuffled = random.Random(SEED).sample(questions, len(questions))
+    return shuffled[part * count : (part + 1) * count]
+
+
+def drawn_numbers(count: int) -> list[int]:
+    """Their places among the task's documents, for lm-eval's `--samples`."""
+    places = {question.id: place for place, question in enumerate(load_questions("mmlu_171").questions)}
+    return sorted(places[question.id] for question in drawn_questions(count))
+
+
+def written(questions: Sequence[Question], render: Render, tokens: int) -> list[Any]:
     """Chain-of-thought requests, greedy, in the chat form that `render` gives."""
     return [
         _instance("generate_until", number, found, (render(_chat(found)), {"until": [], "max_gen_toks": tokens}))
@@ -28,13 +37,18 @@ def written(questions: Sequence[Question], render: Callable[[list[dict[str, str]
     ]
 
 
-def chosen(questions: Sequence[Question], render: Callable[[list[dict[str, str]]], str]) -> list[Any]:
+def chosen(questions: Sequence[Question], render: Render) -> list[Any]:
     """Log-likelihood requests: the four letters of each question."""
     return [
         _instance("loglikelihood", number, found, (render(_chat(found)), letter))
         for number, found in enumerate(_documents(questions, "letter"))
         for letter in "ABCD"
     ]
+
+
+def conversations(questions: Sequence[Question]) -> list[Any]:
+    """The messages of the chain-of-thought form, for backends that are asked directly."""
+    return [messages_of(found) for found in _documents(questions, "chain_of_thought")]
 
 
 def _documents(questions: Sequence[Question], form: Any) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from model_adapters.backends.local.gates import looks_back
 from model_adapters.backends.local.generation import Ending
 from model_adapters.backends.local.jobs import Batching, Generation, Reading, Scoring
 from model_adapters.backends.local.memory import MEGABYTE, footprint, prefix_bytes
+from model_adapters.backends.local.packed import PackedWeights
 from model_adapters.backends.local.passes import Passes
 from model_adapters.backends.local.prefixes import Prefixes
 from model_adapters.backends.local.prompts import PromptReader
@@ -65,6 +66,7 @@ class LocalBackend:
         self.encoding = Encoding(tokenizer, add_bos_token, prefix_token_id, dict(template_arguments or {}))
         self._interrupts = interrupts
         self._blocks = SteeredBlocks(model)
+        self._packed = PackedWeights(model)
         named = {
             "max_length": str(self.max_length),
             "add_bos_token": str(add_bos_token),
@@ -233,13 +235,14 @@ class LocalBackend:
         return await asyncio.wrap_future(job.future)
 
     async def aclose(self) -> None:
-        """Stop the engine and take the hooks off the model."""
+        """Stop the engine and give the model back as it was."""
         await asyncio.get_running_loop().run_in_executor(None, self.close)
 
     def close(self) -> None:
         """The same, outside an event loop."""
         self._engine.close()
         self._blocks.remove()
+        self._packed.remove()
 
     def _refuse(self, prompt: Prompt, steering: Steering) -> None:
         reasons = prompt_refusals(prompt, steering) + self.refusals(steering)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from model_adapters.backends.local import echo
 from model_adapters.backends.local.forward import Batch, Forward
 from model_adapters.backends.local.generation import Ending, Row, choose_tokens
 from model_adapters.backends.local.memory import Footprint, slots
@@ -16,10 +17,6 @@ from model_adapters.backends.local.prompts import PREFILL_TOKENS, PromptReader
 from model_adapters.backends.local.span import Span
 from model_adapters.backends.local.store import SLACK, KeyValueStore
 from model_adapters.backends.passage import Passage
-
-AHEAD = 32
-"""Most tokens that a row which repeats itself checks in one pass: on a processor they cost half as much again
-as one."""
 
 Finish = Callable[[Row, BatchPlan, int], None]
 """Told of a row that ended, the plan it ran by and its place in it, while the measurements are there."""
@@ -76,6 +73,9 @@ class Decoder:
         self._leave()
         if not self.alive or self.store is None:
             return
+        if len(self.alive) == 1 and self._run_ahead(self.alive[0], echo.HINT):
+            self._leave()
+            return
         store, device = self.store, self.forward.device
         store.begin_step()
         tokens = torch.tensor([[row.next_read] for row in self.alive], device=device)
@@ -85,16 +85,20 @@ class Decoder:
         store.end_step()
         self._write(output.logits[:, -1])
         for row in list(self.alive):
-            self._run_ahead(row)
+            self._run_ahead(row, echo.STREAK)
         self._leave()
 
-    def _run_ahead(self, row: Row) -> None:
-        """Check in one pass how far a row goes on repeating itself; every token is chosen as in steps of one."""
+    def _run_ahead(self, row: Row, streak: int) -> bool:
+        """Check in one pass how far a row goes on repeating itself, if it has for `streak` tokens; whether it was done.
+
+        Every token is chosen as in steps of one.
+        """
         store, sampling, device = self.store, row.request.sampling, self.forward.device
-        most = min(AHEAD, sampling.max_tokens - len(row.tokens), self.ending.max_length - len(row.prompt + row.tokens))
-        guesses = [] if row.is_gated or not row.stays else row.echo.guess(row.tokens, most - 1)
+        limit = min(sampling.max_tokens, self.ending.max_length - len(row.prompt)) - len(row.tokens)
+        most = min(row.echo.reach, limit)
+        guesses = [] if row.is_gated or not row.stays else row.echo.guess(row.tokens, most - 1, streak)
         if store is None or not guesses:
-            return
+            return False
         place = next(number for number, one in enumerate(self.alive) if one is row)
         tokens = torch.tensor([[row.next_read, *guesses]], device=device)
         attention = store.begin_ahead(place, tokens.shape[1])
@@ -114,6 +118,7 @@ class Decoder:
         self.plan.put(place, plan)
         store.end_ahead(read)
         self._end([row], plan)
+        return True
 
     def clear(self) -> list[Row]:
         """Forget everything; returns the rows that were being written."""

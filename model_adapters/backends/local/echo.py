@@ -15,6 +15,16 @@ STREAK = 12
 """So many tokens in a row must have come as foreseen before any is guessed: ordinary text has shorter repetitions, and
 a wrong guess costs a pass."""
 
+HINT = 4
+"""The same for the only row of a batch: there a pass over some guesses stands in for a step, and costs little more."""
+
+AHEAD = 32
+"""Tokens that are checked in one pass once the streak is there: on a processor they cost half as much again as one."""
+
+FAR_AHEAD = 128
+"""Most tokens of such a pass, for an answer that has repeated itself for as long: it will not stop now, and each pass
+has costs of its own."""
+
 
 @dataclass
 class Echo:
@@ -32,9 +42,17 @@ class Echo:
         self._next = self._seen.get(key) if len(tokens) >= ORDER else None
         self._seen[key] = len(tokens)
 
-    def guess(self, tokens: Sequence[int], most: int) -> list[int]:
-        """Up to `most` tokens that come next if the answer goes on repeating itself; none before it does."""
-        if self._next is None or self.streak < STREAK:
+    @property
+    def reach(self) -> int:
+        """How many tokens are worth checking in one pass: no more than have come as foreseen before the streak."""
+        if self.streak < STREAK:
+            return self.streak
+        return min(max(AHEAD, self.streak), FAR_AHEAD)
+
+    def guess(self, tokens: Sequence[int], most: int, streak: int) -> list[int]:
+        """Up to `most` tokens that come next if the answer goes on repeating itself; none before it has done so for
+        `streak` tokens."""
+        if self._next is None or self.streak < streak:
             return []
         known = list(tokens)
         for place in range(self._next, self._next + max(0, most)):

@@ -15,6 +15,10 @@ from model_adapters.errors import SteerError
 LINGER_S = 0.02
 """How long the thread waits for company before it starts a batch; harnesses submit many requests in one go."""
 
+COMPANY_S = 3.0
+"""How long scorings wait for each other while answers are written: answers of a grid are scored as they end, and each
+pass has costs of its own."""
+
 PATIENCE_S = 10.0
 """After this long a batch starts even while requests keep coming."""
 
@@ -46,16 +50,19 @@ class Writes(Protocol):
 @dataclass
 class Engine:
     """Runs jobs in a thread of its own. Jobs of kind `generation` go to `writer` and are written together, whenever
-    they come; of the other kinds, `run` has what runs a batch, chosen by `choose`, and settles every job's future."""
+    they come; of the other kinds, `run` has what runs a batch, chosen by `choose`, and settles every job's future.
+    While answers are written, scorings wait a moment until they are `company`."""
 
     writer: Writes
     run: dict[str, Callable[[Sequence[Any]], None]]
     choose: Callable[[list[Any]], list[Any]]
+    company: int = 8
     _arrivals: "queue.SimpleQueue[Job | None]" = field(default_factory=queue.SimpleQueue)
     _thread: threading.Thread | None = None
     _starting: threading.Lock = field(default_factory=threading.Lock)
     _closed: bool = False
     _ran: int = 0
+    _waits_since: float | None = None
 
     def submit(self, job: Job) -> None:
         """Queue a job; its future is settled by the thread. Raises SteerError after `close`."""
@@ -91,13 +98,27 @@ class Engine:
     def _turn(self, waiting: list[Job]) -> None:
         """One batch of scoring or reading, new rows where there is room, and one token for every row."""
         self._ran = 0
-        if any(job.kind != "generation" for job in waiting):
+        if self._is_due(waiting):
             self._ran = self._run_one_batch(waiting)
         if generations := [job for job in waiting if job.kind == "generation"]:
             left = {id(job) for job in self._admitted(generations)}
             waiting[:] = [job for job in waiting if job.kind != "generation" or id(job) in left]
         if self.writer.is_busy:
             waiting += self.writer.step()
+
+    def _is_due(self, waiting: Sequence[Job]) -> bool:
+        """Whether a batch other than of generations is to run now: at once unless answers are being written; then when
+        there is a reading, or company, or the first has waited for long."""
+        others = [job for job in waiting if job.kind != "generation"]
+        now = time.monotonic()
+        self._waits_since = None if not others else (self._waits_since or now)
+        if self._waits_since is None:
+            return False
+        is_idle, waits = not self.writer.is_busy, now - self._waits_since >= COMPANY_S
+        is_due = is_idle or waits or len(others) >= self.company or any(job.kind != "scoring" for job in others)
+        if is_due:
+            self._waits_since = None
+        return is_due
 
     def _admitted(self, generations: list[Job]) -> list[Job]:
         try:

@@ -105,8 +105,9 @@ class KeyValueStore:
         if self.end + tokens > self.columns:
             self._move(-self.first)
         # Behind the pass the row is moved to the left, so that its newest token lies in the column of the others'.
+        # Half of what is free is left on either side, as steps go to the right and such passes to the left.
         if (lacking := self.lengths[place] + tokens + self.spare - self.end) > 0:
-            self._move(lacking)
+            self._move(max(lacking, (self.columns - self.end - tokens) // 2))
         self._only = place
         new = self.mask.new_ones(1, tokens)
         return torch.cat([self.mask[place : place + 1, self.first : self.end], new], dim=1)

@@ -55,7 +55,8 @@ def state_digest(model: Any) -> str:
     whole = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        whole.update(tensor.detach().cpu().contiguous().view(-1).view(dtype=_byte()).numpy().tobytes())
+        plain = tensor.to_dense() if tensor.is_mkldnn else tensor  # as `packed` lays out the weights of an open backend
+        whole.update(plain.detach().cpu().contiguous().view(-1).view(dtype=_byte()).numpy().tobytes())
     return whole.hexdigest()[:16]
 
 
