@@ -12,8 +12,9 @@ from model_adapters.backends.local.forward import Forward
 from model_adapters.backends.local.jobs import Reading, Scoring, by_row
 from model_adapters.backends.local.prefixes import Past
 from model_adapters.backends.local.prompts import PromptReader
-from model_adapters.backends.local.proof import NOT_FINITE, measured_proof
+from model_adapters.backends.local.proof import measured_proof
 from model_adapters.backends.local.scoring import (
+    log_probabilities,
     read_activations,
     score_behind,
     score_passages,
@@ -21,7 +22,6 @@ from model_adapters.backends.local.scoring import (
     token_scores,
 )
 from model_adapters.backends.passage import Passage
-from model_adapters.errors import NotApplied
 from model_adapters.identity import ModelIdentity
 from model_adapters.steering import Steering
 
@@ -60,7 +60,7 @@ class Passes:
             self.blocks.clear()
 
     def _tables(self, rows: Sequence[Scoring]) -> Iterator[Tensor]:
-        """Log-probabilities for each row, `(continuation, vocabulary)`. Rows with one stem read it once."""
+        """Logits for each row, `(continuation, vocabulary)`. Rows with one stem read it once."""
         stems = {job.stem: job for job in rows}
         if len(stems) == len(rows):
             passages, leaders = [job.scored.passage for job in rows], list(rows)
@@ -97,10 +97,8 @@ class Passes:
 
     def _scored_result(self, job: Scoring, row: int, table: Tensor) -> "Likelihood | np.ndarray":
         proof = self._passage_proof(job.scored.passage, job.steering, row)
-        if bool(table.isnan().any()):
-            raise NotApplied(f"the model's output {NOT_FINITE}")
         if job.wants_distribution:
-            return table.cpu().numpy().copy()  # two jobs of one row don't share memory
+            return log_probabilities(table).cpu().numpy()
         scores = token_scores(table, job.scored.continuation)
         return Likelihood(scores.logprobs, scores.is_greedy, proof)
 

@@ -10,7 +10,13 @@ from transformers.cache_utils import DynamicCache
 
 from model_adapters.backends.local.forward import Batch, Forward
 from model_adapters.backends.local.prefixes import Past, grown, stacked
+from model_adapters.backends.local.proof import NOT_FINITE
 from model_adapters.backends.passage import Passage
+from model_adapters.errors import NotApplied
+
+
+SLICE = 64
+"""Tokens whose log-probabilities are taken together: in float32 a long answer's would be larger than a small model."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +28,16 @@ class TokenScores:
 
 
 def score_passages(passages: Sequence[Passage], wanted: Sequence[int], forward: Forward, pad: int) -> Iterator[Tensor]:
-    """One pass over all rows; for each, log-probabilities over the vocabulary after its last `wanted` tokens.
+    """One pass over all rows; for each, logits over the vocabulary after its last `wanted` tokens.
 
-    Yields `(wanted, vocabulary)` float32 per row, one at a time, as all together would be large. Rows are padded on
-    the left, so wanted columns are the last ones.
+    Yields `(wanted, vocabulary)` per row. Rows are padded on the left, so wanted columns are the last ones.
     """
     batch = Batch.of(passages, pad, forward.device)
     width = batch.tokens.shape[1]
     keep = torch.arange(width - max(wanted), width, device=forward.device)
     logits = forward(batch.tokens, batch.attention, batch.positions, batch.span, keep=keep).logits
     for row, count in zip(logits, wanted, strict=True):
-        yield torch.log_softmax(row[-count:].float(), dim=-1)
+        yield row[-count:]
 
 
 def score_tails(
@@ -42,11 +47,11 @@ def score_tails(
     forward: Forward,
     pad: int,
 ) -> Iterator[Tensor]:
-    """Two passes: each stem once, then every tail after its stem's keys and values. For each tail, log-probabilities
-    over the vocabulary after the last `wanted` tokens of its stem and after each of its own.
+    """Two passes: each stem once, then every tail after its stem's keys and values. For each tail, logits over the
+    vocabulary after the last `wanted` tokens of its stem and after each of its own.
 
     `tails` are (place of the stem, tokens). The rows of `forward.blocks` are the tails' afterwards. Yields
-    `(wanted + tail, vocabulary)` float32 per tail, one at a time.
+    `(wanted + tail, vocabulary)` per tail.
     """
     batch = Batch.of(stems, pad, forward.device)
     width = batch.tokens.shape[1]
@@ -65,7 +70,7 @@ def score_tails(
         parts = [of_stems[place, -wanted[place] :]]
         if of_tails is not None:
             parts.append(of_tails[row, : len(tokens)])
-        yield torch.log_softmax(torch.cat(parts).float(), dim=-1)
+        yield torch.cat(parts)
 
 
 def _tail_logits(
@@ -114,14 +119,27 @@ def score_behind(
         parts = [output.logits[place, starts[place] : starts[place] + wanted[place]]]
         if of_tails is not None:
             parts.append(of_tails[row, : len(tokens)])
-        yield torch.log_softmax(torch.cat(parts).float(), dim=-1)
+        yield torch.cat(parts)
 
 
-def token_scores(logprobs: Tensor, continuation: Sequence[int]) -> TokenScores:
-    """Read the continuation off its `(tokens, vocabulary)` log-probabilities."""
-    chosen = torch.tensor(list(continuation), device=logprobs.device)
-    picked = logprobs.gather(1, chosen[:, None])[:, 0]
-    return TokenScores(tuple(picked.tolist()), bool((logprobs.argmax(dim=-1) == chosen).all()))
+def token_scores(logits: Tensor, continuation: Sequence[int]) -> TokenScores:
+    """Read the continuation off its `(tokens, vocabulary)` logits, `SLICE` tokens at a time."""
+    chosen = torch.tensor(list(continuation), device=logits.device)
+    found: list[float] = []
+    is_greedy = True
+    for some, tokens in zip(logits.split(SLICE), chosen.split(SLICE), strict=True):
+        logprobs = log_probabilities(some)
+        found += logprobs.gather(1, tokens[:, None])[:, 0].tolist()
+        is_greedy = is_greedy and bool((logprobs.argmax(dim=-1) == tokens).all())
+    return TokenScores(tuple(found), is_greedy)
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Of `(tokens, vocabulary)` logits, in float32. Raises NotApplied where they are not numbers."""
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    if bool(logprobs.isnan().any()):
+        raise NotApplied(f"the model's output {NOT_FINITE}")
+    return logprobs
 
 
 def read_activations(passage: Passage, start: int, forward: Forward, pad: int) -> np.ndarray:
