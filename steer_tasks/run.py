@@ -152,7 +152,7 @@ def generated(grid: Grid, tasks: Mapping[str, Sequence[tuple[Cell, "Task"]]], op
     with kept_in(store):
         logs = generate(grid, tasks, options)
     if store is not None and store.found:
-        print(f"{store.found} answers came from the store {store.folder}, {store.missing} were asked for")
+        print(f"{store.found} answers and scores came from the store {store.folder}, {store.missing} were asked for")
     return logs
 
 

@@ -24,6 +24,7 @@ from model_adapters.errors import Refused
 from model_adapters.harnesses.answer_store import opened_store, run_store
 from model_adapters.harnesses.inspect_messages import our_messages
 from model_adapters.harnesses.inspect_model import SteeredModel, Steerings, report
+from model_adapters.harnesses.inspect_progress import ProgressCounter
 from model_adapters.harnesses.inspect_sampling import MAX_TOKENS, sampling_of
 from model_adapters.harnesses.inspect_spec import KEY, Spec
 from model_adapters.identity import digest
@@ -48,6 +49,7 @@ class RequestModel(SteeredModel):
         super().__init__(model_name, None, None, [], config)
         self._steerings = Steerings()
         self.store: ResponseStore | None = None
+        self._counter = ProgressCounter(self.provider)
 
     @abstractmethod
     async def backend(self) -> Backend:
@@ -85,7 +87,8 @@ class RequestModel(SteeredModel):
         if spec is not None and spec.sample_index is not None and sampling.seed is None:
             sampling = _seeded(sampling, backend.identity.run(steering.fingerprint), messages)
         index = spec.sample_index if spec is not None and spec.sample_index is not None else 0
-        done = await backend.complete(Request(messages, steering, sampling, index))
+        with self._counter.shown(await self.backend()):
+            done = await backend.complete(Request(messages, steering, sampling, index))
         check_applied(steering, done.proof, backend.identity)
         metadata = report(spec, done.proof, done.messages_sent, done.seed, backend.identity, done.stored)
         return self._output(done, metadata), self._call(done, spec, sampling, index)

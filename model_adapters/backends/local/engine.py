@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
+from model_adapters.backends.local.progress import Tally
 from model_adapters.errors import SteerError
 
 LINGER_S = 0.02
@@ -46,11 +47,13 @@ class Writes(Protocol):
 @dataclass
 class Engine:
     """Runs jobs in a thread of its own. Jobs of kind `generation` go to `writer` and are written together, whenever
-    they come; of the other kinds, `run` has what runs a batch, chosen by `choose`, and settles every job's future."""
+    they come; of the other kinds, `run` has what runs a batch, chosen by `choose`, and settles every job's future.
+    `tally` counts them all."""
 
     writer: Writes
     run: dict[str, Callable[[Sequence[Any]], None]]
     choose: Callable[[list[Any]], list[Any]]
+    tally: Tally = field(default_factory=Tally)
     _arrivals: "queue.SimpleQueue[Job | None]" = field(default_factory=queue.SimpleQueue)
     _thread: threading.Thread | None = None
     _starting: threading.Lock = field(default_factory=threading.Lock)
@@ -65,6 +68,7 @@ class Engine:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name="steer-engine", daemon=True)
                 self._thread.start()
+            self.tally.enter(job.future)
             self._arrivals.put(job)
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from model_adapters.backends.local.generation import Ending, Row, write_answers
 from model_adapters.backends.local.jobs import Generation
 from model_adapters.backends.local.memory import Footprint
 from model_adapters.backends.local.plan import BatchPlan
+from model_adapters.backends.local.progress import Tally
 from model_adapters.backends.local.prompts import PromptReader
 from model_adapters.backends.local.proof import NOT_FINITE, measured_proof
 from model_adapters.backends.local.tokens import Dice
@@ -45,6 +46,7 @@ class Writer:
     cost: Footprint | None
     budget: int | None
     prompts: PromptReader | None
+    tally: Tally = field(default_factory=Tally)
     _writing: dict[object, Row] = field(default_factory=dict)
     _known: "OrderedDict[object, Completion]" = field(default_factory=OrderedDict)
     _decoder: Decoder | None = None
@@ -125,7 +127,7 @@ class Writer:
         if not sampling.is_greedy:
             seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
             dice = Dice(seed, job.request.sample_index)
-        row = Row(job.request, job.prompt, dice, [job])
+        row = Row(job.request, job.prompt, dice, [job], tally=self.tally)
         if job.key is not None:
             self._writing[job.key] = row
         return row
