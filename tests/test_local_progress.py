@@ -55,12 +55,18 @@ def test_requests_are_counted_where_they_are():
     futures = asked(tally, 7)
     for future in futures[:4]:
         assert future.set_running_or_notify_cancel()
+        tally.begin(future)
     futures[0].set_result("answer")
     futures[1].set_exception(ValueError("failed"))
     futures[2].set_exception(asyncio.CancelledError())
     assert futures[4].cancel()
     found = tally.progress()
     assert (found.finished, found.running, found.waiting) == (2, 1, 2)
+    tally.wait(futures[3])
+    found = tally.progress()
+    assert (found.finished, found.running, found.waiting) == (2, 0, 3)
+    tally.begin(futures[0])
+    assert tally.progress().running == 0
 
 
 def test_the_estimate_is_what_is_left_times_the_mean():
@@ -174,9 +180,9 @@ def test_the_engine_counts_what_it_does():
     assert (after.finished, after.running, after.waiting) == (8, 0, 0)
     assert after.seconds_left == 0.0
     written = sum(len(one.token_ids) for one in (done[0], *done[3:7]))
-    prompt = len(backend.encoding.prompt(user("b"), CONTROL)[0])
+    pair = backend.encoding.pair(user("b"), "text", CONTROL)
     # The last token is scored and not read.
-    assert backend._engine.tally.tokens == written + prompt + len(done[7].logprobs) - 1
+    assert backend._engine.tally.tokens == written + len(pair.context) + len(pair.continuation) - 1
 
 
 def test_a_row_that_nobody_waits_for_counts_nowhere():
@@ -311,8 +317,8 @@ def test_inspect_shows_it_while_requests_are_under_way(monkeypatch):
         return tasks
 
     assert asyncio.run(work()) == 2
-    assert said[0] == ("hook_steered", "running 1, waiting 1, 3 tok/s")
-    assert said[2] == ("hook_steered", "running 1, waiting 3, 3 tok/s")
+    assert said[0] == ("hook_steered", "finished 0, running 1, waiting 1, 3 tok/s")
+    assert said[2] == ("hook_steered", "finished 0, running 1, waiting 3, 3 tok/s")
 
 
 def test_outside_an_eval_nothing_is_shown_or_decided(monkeypatch):
@@ -340,5 +346,5 @@ def test_an_eval_has_the_counter(tiny, tmp_path, monkeypatch):
     [log] = eval(Task(samples), model=model, display="plain", log_dir=str(tmp_path), log_format="json", max_tokens=100)
     assert log.status == "success", log.error
     assert {caption for caption, _ in said} == {"hook_steered"}
-    assert any(re.fullmatch(r"running [1-6], waiting \d, \d+ tok/s(, ~\d+ s left)?", value) for _, value in said)
+    assert any(re.fullmatch(r"finished \d, running [1-6], waiting \d, \d+ tok/s(, ~\d+ s left)?", value) for _, value in said)
     asyncio.run(model.api.aclose())

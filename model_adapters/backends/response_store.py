@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,13 @@ class ResponseStore:
 
     def close(self) -> None:
         """Write what is under way, close the database and end the thread."""
-        if self._cache is not None:
-            self._thread.submit(self._cache.close)
+        with suppress(RuntimeError):  # it was closed before
+            self._thread.submit(self._shut)
         self._thread.shutdown()
+
+    def _shut(self) -> None:
+        if self._cache is not None:
+            self._cache.close()
 
     def _get(self, key: str, read: Callable[[Any], Any]) -> Any:
         cache = self._opened()

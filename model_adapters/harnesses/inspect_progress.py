@@ -39,7 +39,8 @@ class ProgressCounter:
     async def _show(self, backend: ShowsProgress) -> None:
         while _has_display():
             with suppress(Exception):  # a display that is just coming or going
-                display_counter(self._caption, str(backend.progress()))
+                found = backend.progress()
+                display_counter(self._caption, f"finished {found.finished}, {found}")
             await asyncio.sleep(EVERY_LOGGED_S if display_type() == "log" else EVERY_S)
 
 

@@ -141,6 +141,8 @@ class Engine:
         waiting[:] = [job for job in waiting if id(job) not in taken]
         started = [job for job in chosen if job.future.set_running_or_notify_cancel()]
         if started:
+            for job in started:
+                self.tally.begin(job.future)
             self._run(kind, started)
         return len(chosen)
 

@@ -59,6 +59,7 @@ class Tally:
     clock: Callable[[], float] = time.monotonic
     tokens: int = 0
     _open: "set[Future[Any]]" = field(default_factory=set)
+    _running: "set[Future[Any]]" = field(default_factory=set)
     _finished: int = 0
     _finished_before: int = 0
     _began: float = 0.0
@@ -74,23 +75,33 @@ class Tally:
             self._open.add(future)
         future.add_done_callback(self._leave)
 
+    def begin(self, future: "Future[Any]") -> None:
+        """It is at hand now."""
+        with self._lock:
+            if future in self._open:
+                self._running.add(future)
+
+    def wait(self, future: "Future[Any]") -> None:
+        """It was at hand, and must wait again."""
+        with self._lock:
+            self._running.discard(future)
+
     def _leave(self, future: "Future[Any]") -> None:
         # A row that nobody waits for is settled with the exception, as its future can't be cancelled any more.
         counts = not future.cancelled() and not isinstance(future.exception(), asyncio.CancelledError)
         with self._lock:
             self._open.discard(future)
+            self._running.discard(future)
             self._finished += counts
 
     def progress(self) -> Progress:
         """As it is now."""
         with self._lock:
-            left, now = list(self._open), self.clock()
+            left, running, now = len(self._open), len(self._running), self.clock()
             finished, since = self._finished, self._finished - self._finished_before
             speed, began = self._speed(now), self._began
-        running = sum(future.running() for future in left)
-        waiting = sum(not future.running() and not future.done() for future in left)
-        seconds = (running + waiting) * (now - began) / since if since else None
-        return Progress(finished, running, waiting, speed, seconds)
+        seconds = left * (now - began) / since if since else None
+        return Progress(finished, running, left - running, speed, seconds)
 
     def _speed(self, now: float) -> float:
         """Tokens per second since the latest look that is at least `WINDOW_S` ago, or since the work began."""
