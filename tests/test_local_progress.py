@@ -346,5 +346,6 @@ def test_an_eval_has_the_counter(tiny, tmp_path, monkeypatch):
     [log] = eval(Task(samples), model=model, display="plain", log_dir=str(tmp_path), log_format="json", max_tokens=100)
     assert log.status == "success", log.error
     assert {caption for caption, _ in said} == {"hook_steered"}
-    assert any(re.fullmatch(r"finished \d, running [1-6], waiting \d, \d+ tok/s(, ~\d+ s left)?", value) for _, value in said)
+    form = r"finished \d, running [1-6], waiting \d, \d+ tok/s(, ~\d+ s left)?"
+    assert any(re.fullmatch(form, value) for _, value in said)
     asyncio.run(model.api.aclose())
