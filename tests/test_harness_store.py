@@ -92,6 +92,7 @@ def test_the_store_is_no_part_of_the_identity(tiny, tmp_path):
         HookSteered(**local(tiny), method="control", store=3)
 
 
+@pytest.mark.slow
 def test_the_command_answers_from_the_store(root, mmlu, tiny, tmp_path):
     """`lm_eval … store=true` twice: equal results, and the second run's proofs are all stored ones."""
     proofs = [tmp_path / "first.jsonl", tmp_path / "second.jsonl"]
@@ -140,6 +141,15 @@ def test_a_repeated_inspect_request_is_answered_from_the_store(scripted, tmp_pat
     said(opened(), spec)
     said(opened(store=False), spec)
     assert len(backend.requests) == 3
+
+
+def test_each_provider_takes_the_argument(tmp_path):
+    """`-M store` is taken by both providers that run on backends of ours, and refused where it is no place."""
+    for name in ("hook_steered/m", "goodfire_steered/embedded"):
+        assert get_model(name, memoize=False).api.store is None
+        assert get_model(name, memoize=False, store=str(tmp_path)).api.store.folder == tmp_path
+        with pytest.raises(Refused, match="store=3"):
+            get_model(name, memoize=False, store=3)
 
 
 def test_one_steering_is_not_answered_by_another(scripted, tmp_path):

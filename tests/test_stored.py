@@ -7,6 +7,7 @@ import pickle
 import sqlite3
 import subprocess
 import sys
+import time
 import zlib
 from dataclasses import asdict, fields, replace
 
@@ -379,6 +380,28 @@ def test_a_full_disk_stops_no_run(folder, caplog, monkeypatch):
         found, backend, _ = asked(folder, Request(ASKED), Request(ASKED))
     assert len(found) == len(backend.requests) == 2
     assert caplog.text.count("an answer can't be stored") == 1
+
+
+def test_a_lock_that_stays_stops_no_run(folder, caplog, monkeypatch):
+    """Where another process never lets go, it is waited for once, and what was stored is still found."""
+    monkeypatch.setattr("model_adapters.backends.response_store.LOCKED_S", 0.5)
+    backend, store = ScriptedBackend(lambda _: "x"), ResponseStore(folder)
+
+    async def answers(count):
+        return [await Stored(backend, store).complete(Request((Message("user", str(n)),))) for n in range(count)]
+
+    asyncio.run(answers(1))
+    holder = sqlite3.connect(folder / "cache.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    before = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        found = asyncio.run(answers(8))
+    assert time.monotonic() - before < 7 * 0.5
+    holder.close()
+    store.close()
+    assert [one.stored for one in found] == [True] + 7 * [False]
+    assert len(backend.requests) == 8
+    assert caplog.text.count("keeps it locked") == 1
 
 
 def test_a_failed_request_leaves_nothing(folder):

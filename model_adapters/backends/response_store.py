@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from diskcache import UNKNOWN, Cache, JSONDisk
+from diskcache import UNKNOWN, Cache, JSONDisk, Timeout
 
 from model_adapters.cache import cache_folder
 from model_adapters.errors import SteerError
@@ -17,7 +17,7 @@ from model_adapters.errors import SteerError
 log = logging.getLogger(__name__)
 
 LOCKED_S = 10.0
-"""How long another process may hold the database before an answer is given without the store."""
+"""How long another process may hold the database before nothing more is stored."""
 
 RAW = 1
 """diskcache's mark of a value that stands in its row as it is, neither in a file nor pickled."""
@@ -75,7 +75,7 @@ class ResponseStore:
         self._asked: Counter[str] = Counter()
         self._told: set[str] = set()
         self._cache: Cache | None = None
-        self._is_broken = False
+        self._is_broken = self._is_locked = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="steer-responses")
 
     def occurrence(self, key: str) -> int:
@@ -117,11 +117,14 @@ class ResponseStore:
 
     def _put(self, key: str, value: object) -> None:
         cache = self._opened()
-        if cache is None:
+        if cache is None or self._is_locked:
             return
         try:
             cache.set(key, value)
-        except Exception as problem:  # a full disk, a database that stays locked
+        except Timeout as problem:  # waiting anew for every answer would take hours
+            self._is_locked = True
+            self._tell("another process keeps it locked, so nothing more is stored", problem)
+        except Exception as problem:  # a full disk
             self._tell("an answer can't be stored", problem)
 
     def _opened(self) -> "Cache | None":
