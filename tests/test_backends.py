@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ IDENTITY = ModelIdentity("some/model", "wrapped", url="https://example.org")
 class Opened:
     """A backend, how often its model was called, and what it can't do."""
 
-    backend: object
+    backend: Any
     calls: Callable[[], int]
     unsupported: Steering
     steers_residuals: bool
