@@ -348,13 +348,16 @@ def test_a_pickle_in_place_of_a_key_is_not_read(folder, tmp_path):
 
 
 def test_nothing_that_is_stored_is_pickled(folder):
-    """Keys are SHA-256 digests, values compressed JSON."""
-    asked(folder, REQUEST, Request(ASKED))
+    """Keys are SHA-256 digests, values compressed JSON; a rendered prompt is nowhere, messages are with their answer."""
+    asked(folder, REQUEST, Request(Text("a rendered prompt")))
     for key, mode, value in rows(folder):
         assert int(key.split()[0], 16) >= 0
         assert len(key.split()[0]) == 64
         assert mode == RAW
-        assert json.loads(zlib.decompress(value))["text"].startswith("answer")
+        held = json.loads(zlib.decompress(value))
+        assert held["text"].startswith("answer")
+        assert held["messages_sent"] in (None, [asdict(message) for message in ASKED])
+        assert "rendered" not in json.dumps(held)
 
 
 def test_a_damaged_database_stops_no_run(folder, caplog):
