@@ -288,7 +288,7 @@ def test_the_command_shows_it(root, mmlu, tiny, tmp_path):
     line, environment = command(root, *words)
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert re.search(r"running [1-4], waiting \d+, [1-9]\d* tok/s, ~\d+ s left", done.stderr), done.stderr[-3000:]
+    assert re.search(r"running [1-4], waiting \d+, [1-9]\d* tok/s, ~\d+ (s|min) left", done.stderr), done.stderr[-3000:]
 
 
 # Inspect

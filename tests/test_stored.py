@@ -348,7 +348,7 @@ def test_a_pickle_in_place_of_a_key_is_not_read(folder, tmp_path):
 
 
 def test_nothing_that_is_stored_is_pickled(folder):
-    """Keys are SHA-256 digests, values compressed JSON; a rendered prompt is nowhere, messages are with their answer."""
+    """Keys are SHA-256 digests, values compressed JSON; a rendered prompt is nowhere, messages are with answers."""
     asked(folder, REQUEST, Request(Text("a rendered prompt")))
     for key, mode, value in rows(folder):
         assert int(key.split()[0], 16) >= 0
