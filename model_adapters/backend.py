@@ -129,7 +129,8 @@ StopReason = Literal["stop", "stop_string", "max_tokens", "context_length", "int
 class Completion:
     """One answer. `tokens_out` counts the generated tokens, the end-of-turn token included.
 
-    `events` names the steering's events that ended it, where `stop_reason` is `interrupt`.
+    `events` names the steering's events that ended it, where `stop_reason` is `interrupt`. `stored` is whether it was
+    given before and comes out of a response store.
     """
 
     text: str
@@ -141,15 +142,20 @@ class Completion:
     seed: int | None = None
     token_ids: tuple[int, ...] | None = None
     events: tuple[str, ...] = ()
+    stored: bool = False
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Log-probabilities (natural logarithm) of given tokens, one each; `is_greedy` if each was the most likely one."""
+    """Log-probabilities (natural logarithm) of given tokens, one each; `is_greedy` if each was the most likely one.
+
+    `stored` is whether it comes out of a response store.
+    """
 
     logprobs: tuple[float, ...]
     is_greedy: bool
     proof: Proof
+    stored: bool = False
 
     @property
     def total(self) -> float:

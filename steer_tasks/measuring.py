@@ -47,4 +47,4 @@ async def _reference_nll(state: TaskState, reference_model: str | None) -> tuple
 
 async def _reference(name: str | None) -> Backend | None:
     model: Model = get_model(f"hook_steered/{name}") if name else get_model()
-    return await model.api.backend() if isinstance(model.api, HookSteered) else None
+    return await model.api.answering() if isinstance(model.api, HookSteered) else None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from model_adapters.errors import Refused, SteerError
+from model_adapters.harnesses.answer_store import kept_in
 from steer_tasks.grid import Cell, Grid, GridModel, load_grid
 from steer_tasks.grid_estimate import estimate_text
 from steer_tasks.grid_results import cell_of, results_tables
@@ -30,7 +31,8 @@ STAND_IN_JUDGE = "stand_in_judge/dry-run"
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a grid is run. `judge` wins over the grid's; `limit` counts samples of each cell."""
+    """How a grid is run. `judge` wins over the grid's; `limit` counts samples of each cell; `keeps` is whether answers
+    come from the response store, and go into it."""
 
     log_dir: Path
     judge: str | None
@@ -38,6 +40,7 @@ class RunOptions:
     max_tasks: int
     retry_attempts: int
     display: str | None
+    keeps: bool = True
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +51,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="only the first samples of each cell")
     parser.add_argument("--max-tasks", type=int, default=4, help="cells under way at once (default 4)")
     parser.add_argument("--retry-attempts", type=int, default=3, help="how often failed samples are tried again")
+    parser.add_argument("--no-store", action="store_true", help="answer everything anew, and keep no answer")
     parser.add_argument("--display", help="Inspect's display: full, rich, plain, log, none")
     parser.add_argument(
         "--dry-run", action="store_true", help="run on a stand-in for models and judge, and print tokens and cost"
@@ -61,10 +65,16 @@ def run(given: argparse.Namespace) -> None:
         raise SteerError(f"--limit is {given.limit}; give at least 1")
     log_dir = Path(given.log_dir or Path("logs") / grid.name)
     options = RunOptions(
-        log_dir, given.judge or grid.judge, given.limit, given.max_tasks, given.retry_attempts, given.display
+        log_dir,
+        given.judge or grid.judge,
+        given.limit,
+        given.max_tasks,
+        given.retry_attempts,
+        given.display,
+        keeps=not given.no_store and not given.dry_run,
     )
     with said_once("steer_tasks.questions"):
-        tasks = tasks_of(grid)
+        tasks = tasks_of(grid, options.keeps)
         if given.dry_run:
             dry_run(grid, tasks, options)
             return
@@ -76,7 +86,7 @@ def run(given: argparse.Namespace) -> None:
         print(
             "no judge, so no score for behavior and coherence; run the same command again with --judge PROVIDER/MODEL"
         )
-    logs = generate(grid, tasks, options)
+    logs = generated(grid, tasks, options)
     if options.judge is not None:
         logs = [judge_log(log, options.judge, grid.rubrics, options.display) for log in logs]
     for table in results_tables(grid, logs):
@@ -105,7 +115,7 @@ def said_once(logger: str) -> Iterator[None]:
         logging.getLogger(logger).removeFilter(is_new)
 
 
-def tasks_of(grid: Grid) -> dict[str, list[tuple[Cell, "Task"]]]:
+def tasks_of(grid: Grid, keeps: bool = True) -> dict[str, list[tuple[Cell, "Task"]]]:
     """The grid's tasks by model, each made once, so that everything that needs no weights is checked."""
     from steer_tasks.behavior import behavior
 
@@ -115,22 +125,35 @@ def tasks_of(grid: Grid) -> dict[str, list[tuple[Cell, "Task"]]]:
             task = behavior(**cell.arguments)
         except SteerError as problem:
             raise SteerError(f"grid {grid.name}, arm {cell.name!r}: {problem}") from problem
-        found[cell.model.name].append((cell, _in_grid(task, grid.name, cell)))
+        found[cell.model.name].append((cell, _in_grid(task, grid.name, cell, keeps)))
     return found
 
 
-def _in_grid(task: "Task", grid: str, cell: Cell) -> "Task":
-    """The task with its place in the grid, and greedy answers kept.
+def _in_grid(task: "Task", grid: str, cell: Cell, keeps: bool) -> "Task":
+    """The task with its place in the grid.
 
-    They are kept by messages, sampling and the spec, in which run identity and sample index are. Sampled answers are
-    not: a second sample of one question must be a sample.
+    The response store doesn't see the models of `prompt_steered`, which Inspect asks itself, so their greedy answers
+    are left to Inspect's cache: it keeps them by messages, sampling and the spec, in which run identity and sample
+    index are.
     """
     from inspect_ai.model import CachePolicy
 
     task.metadata = {**(task.metadata or {}), "grid": {"name": grid, "cell": cell.name, "arm": cell.arm}}
-    if not task.config.temperature:
+    if keeps and cell.model.name.startswith("prompt_steered/") and not task.config.temperature:
         task.config.cache = CachePolicy(expiry=None)
     return task
+
+
+def generated(grid: Grid, tasks: Mapping[str, Sequence[tuple[Cell, "Task"]]], options: RunOptions) -> list["EvalLog"]:
+    """The logs of all cells, with answers out of the response store and into it."""
+    from model_adapters.backends.response_store import ResponseStore
+
+    store = ResponseStore() if options.keeps else None
+    with kept_in(store):
+        logs = generate(grid, tasks, options)
+    if store is not None and store.found:
+        print(f"{store.found} answers and scores came from the store {store.folder}, {store.missing} were asked for")
+    return logs
 
 
 def generate(grid: Grid, tasks: Mapping[str, Sequence[tuple[Cell, "Task"]]], options: RunOptions) -> list["EvalLog"]:
@@ -256,4 +279,4 @@ def _without_dictionary(cell: Cell) -> "Task":
     from steer_tasks.behavior import behavior
 
     task = behavior(**{**cell.arguments, "dictionary": None, "reference_model": None})
-    return _in_grid(task, "dry run", cell)
+    return _in_grid(task, "dry run", cell, keeps=False)

@@ -7,6 +7,7 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from model_adapters.errors import NotApplied, Refused
 from model_adapters.harnesses.inspect import SteeredModel
+from model_adapters.harnesses.inspect_request import RequestModel
 from model_adapters.harnesses.inspect_spec import KEY, Spec, spec_of
 from model_adapters.harnesses.once import Once
 from model_adapters.identity import digest
@@ -34,7 +35,7 @@ def steered_generate(
     that one's. `prompting` is a sentence, with a place for `{behavior}`, that is added to what the method finds, and
     `placement` how it stands to the system message. An answer whose proof is not of the steering asked for is an
     error. Samples are numbered from 0 for the first epoch. Equal greedy requests of the control wait for the first of
-    them where the run keeps its answers (`--cache`), so that they are answered once.
+    them where the run keeps its answers (`--cache`, `-M store=true`, `steer run`), so that they are answered once.
     """
     arm = build_arm(
         method,
@@ -94,7 +95,8 @@ def _eval_config() -> GenerateConfig:
 def _shared_key(state: TaskState, model: Model, spec: Spec) -> str | None:
     """What tells apart requests that have one answer; None where each must be asked for itself."""
     config = model.config.merge(_eval_config())
-    if spec.file is not None or config.temperature or not config.cache:
+    keeps = bool(config.cache) or (isinstance(model.api, RequestModel) and model.api.keeps)
+    if spec.file is not None or config.temperature or not keeps:
         return None
     texts = [(message.role, message.text) for message in state.messages]
     return digest([str(model), spec.as_dict(), texts])

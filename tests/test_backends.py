@@ -3,15 +3,19 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
 
 import model_adapters.backends
 from model_adapters.backend import Message, Request, Sampling, Text, check_applied
+from model_adapters.backends.response_store import ResponseStore
 from model_adapters.backends.scripted import ScriptedBackend
+from model_adapters.backends.stored import Stored
 from model_adapters.backends.wrapped import Answer, WrappedBackend
 from model_adapters.errors import NotApplied, Refused
 from model_adapters.identity import ModelIdentity
@@ -28,7 +32,7 @@ IDENTITY = ModelIdentity("some/model", "wrapped", url="https://example.org")
 class Opened:
     """A backend, how often its model was called, and what it can't do."""
 
-    backend: object
+    backend: Any
     calls: Callable[[], int]
     unsupported: Steering
     steers_residuals: bool
@@ -68,7 +72,14 @@ def open_scripted(stack: ExitStack) -> Opened:
     return Opened(backend, lambda: len(backend.requests), added(1), False, "sent")
 
 
-OPENERS = {"local": open_here, "wrapped": open_wrapped, "scripted": open_scripted}
+def open_stored(stack: ExitStack) -> Opened:
+    """The chat function behind a prompt, behind a response store."""
+    inner = open_wrapped(stack)
+    store = ResponseStore(Path(stack.enter_context(TemporaryDirectory())))
+    return replace(inner, backend=Stored(inner.backend, store))
+
+
+OPENERS = {"local": open_here, "wrapped": open_wrapped, "scripted": open_scripted, "stored": open_stored}
 
 
 @pytest.fixture(params=OPENERS)
@@ -85,7 +96,7 @@ def test_no_backend_escapes_the_contract():
     """
     folder = Path(model_adapters.backends.__file__).parent
     found = {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-    shared = {"encoding", "passage"}
+    shared = {"encoding", "passage", "response_store"}
     assert found - {"__init__"} - shared - {"ember", "vllm", "stand_in"} == set(OPENERS)
 
 

@@ -19,6 +19,7 @@ from model_adapters.steering import CONTROL, EditFeatures, FeatureEdit, Steering
 from model_adapters.steering_file import save_steering
 from tests import lm_eval_cases
 from tests.lm_eval_cases import answers, evaluated, foreign, lines, message_request
+from tests.tiny_backend import Passes
 from tests.tiny_service import on_a_port, tiny_service, write_dictionary
 
 pytestmark = pytest.mark.usefixtures("registered", "no_service")
@@ -239,6 +240,22 @@ def test_a_recorded_run_is_replayed_without_a_service(mmlu, tiny, dictionary, ed
     assert replayed.run_identity == recorded.run_identity
     with pytest.raises(SteerError, match=r"not on the cassette|differs|recorded"):
         evaluated(replayed, ["mmlu_171"], limit=5, gen_kwargs={"max_gen_toks": 8})
+
+
+def test_a_store_spares_the_service(mmlu, tiny, dictionary, edits, tmp_path):
+    """The second run with `store` gets the same answers and asks the service's model nothing."""
+    found, passed, marks = [], [], []
+    for proof in (tmp_path / "1.jsonl", tmp_path / "2.jsonl"):
+        model = goodfire(tiny, dictionary, steering=edits, store=str(tmp_path / "store"), proof=str(proof))
+        with Passes(model.service.model.model) as passes:
+            run = evaluated(model, ["mmlu_171"], limit=2, gen_kwargs={"max_gen_toks": 4})
+        found.append(answers(run, "mmlu_171"))
+        passed.append(len(passes.shapes))
+        marks.append([line["stored"] for line in lines(proof)])
+        model.close()
+    assert found[0] == found[1]
+    assert (passed[0] > 0, passed[1]) == (True, 0)
+    assert marks == [[False, False], [True, True]]
 
 
 def test_auto_steer_is_prepared_once_and_found_again(mmlu, tiny, dictionary, monkeypatch):

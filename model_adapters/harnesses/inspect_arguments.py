@@ -54,7 +54,7 @@ def _is_plain(value: object) -> bool:
 
 LOCAL = (
     *("runner", "dtype", "device", "revision", "max_rows", "max_length", "kv_memory_mb"),
-    *("template_arguments", "unsteered"),
+    *("template_arguments", "unsteered", "store"),
 )
 """What `hook_steered` takes."""
 

@@ -18,7 +18,7 @@ from model_adapters.identity import digest
 CONNECTIONS = 64
 """Requests under way at once; the client asks fewer at a time where it was told to."""
 
-TAKEN = (*SERVICE, *CLIENT, "unsteered")
+TAKEN = (*SERVICE, *CLIENT, "unsteered", "store")
 """What `-M` may say. `dictionary` and `layer` describe the service, not what is asked of it."""
 
 
@@ -58,6 +58,7 @@ class GoodfireSteered(RequestModel):
         if api_key is not None:
             raise Refused("goodfire_steered takes its key from GOODFIRE_API_KEY in the environment; leave api_key out")
         self.unsteered = is_true("unsteered", model_args.pop("unsteered", False))
+        self.keep(model_args.pop("store", None))
         _check(model_args)
         given = {"base_url": base_url, **model_args}
         self._arguments = {name: value for name, value in given.items() if value is not None}

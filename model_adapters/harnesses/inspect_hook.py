@@ -35,6 +35,7 @@ class HookSteered(RequestModel):
         super().__init__(model_name, config)
         if base_url is not None:
             raise Refused(f"hook_steered/{model_name} runs in this process; leave the base URL {base_url} out")
+        self.keep(model_args.pop("store", None))
         self._opening, self.unsteered = local_arguments(model_args)
         self._backend: Backend | None = None
         set_model_info(f"hook_steered/{model_name}", ModelInfo(organization="local"))

@@ -56,9 +56,14 @@ class Steerings:
 
 
 def report(
-    spec: Spec | None, proof: Proof, sent: Messages | None, seed: int | None, identity: ModelIdentity
+    spec: Spec | None,
+    proof: Proof,
+    sent: Messages | None,
+    seed: int | None,
+    identity: ModelIdentity,
+    stored: bool = False,
 ) -> dict[str, object]:
-    """What `ModelOutput.metadata["steer"]` holds: what was asked, what ran, and on what."""
+    """What `ModelOutput.metadata["steer"]` holds: what was asked, what ran, on what, and whether it was kept before."""
     return {
         "spec": spec.as_dict() if spec else None,
         "fingerprint": proof.fingerprint,
@@ -66,5 +71,6 @@ def report(
         "proof": proof.as_dict(),
         "messages_sent": None if sent is None else [asdict(message) for message in sent],
         "seed": seed,
+        "stored": stored,
         "model": identity.as_dict(),
     }

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import asdict, replace
+from typing import Any
 
 from inspect_ai.model import (
     ChatCompletionChoice,
@@ -17,9 +18,13 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from model_adapters.backend import Backend, Completion, Messages, Request, Sampling, check_applied
 from model_adapters.backend import StopReason as OurStopReason
+from model_adapters.backends.response_store import ResponseStore
+from model_adapters.backends.stored import stored
 from model_adapters.errors import Refused
+from model_adapters.harnesses.answer_store import opened_store, run_store
 from model_adapters.harnesses.inspect_messages import our_messages
 from model_adapters.harnesses.inspect_model import SteeredModel, Steerings, report
+from model_adapters.harnesses.inspect_progress import ProgressCounter
 from model_adapters.harnesses.inspect_sampling import MAX_TOKENS, sampling_of
 from model_adapters.harnesses.inspect_spec import KEY, Spec
 from model_adapters.identity import digest
@@ -43,11 +48,26 @@ class RequestModel(SteeredModel):
     def __init__(self, model_name: str, config: GenerateConfig) -> None:
         super().__init__(model_name, None, None, [], config)
         self._steerings = Steerings()
+        self.store: ResponseStore | None = None
+        self._counter = ProgressCounter(self.provider)
 
     @abstractmethod
     async def backend(self) -> Backend:
         """The backend, opened at the first call."""
         ...
+
+    def keep(self, given: object) -> None:
+        """Keep answers where the argument `store` says. Raises SteerError for what is no place."""
+        self.store = opened_store(given)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether answers are kept: by this provider, or by the run around it."""
+        return (self.store or run_store()) is not None
+
+    async def answering(self, is_repeatable: bool = True) -> Any:
+        """The backend, behind the response store where there is one; a sample that nobody numbered is never kept."""
+        return stored(await self.backend(), (self.store or run_store()) if is_repeatable else None)
 
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
@@ -61,21 +81,22 @@ class RequestModel(SteeredModel):
             raise Refused(f"{self.provider} has no tools, and {tools[0].name} is offered; use a task without tools")
         sampling, messages = sampling_of(config, self.provider), our_messages(input)
         steering = await self._steerings.of(spec)
-        backend = await self.backend()
+        backend = await self.answering(sampling.is_greedy or (spec is not None and spec.sample_index is not None))
         if spec is not None:
             spec.check_identity(backend.identity)
         if spec is not None and spec.sample_index is not None and sampling.seed is None:
             sampling = _seeded(sampling, backend.identity.run(steering.fingerprint), messages)
         index = spec.sample_index if spec is not None and spec.sample_index is not None else 0
-        done = await backend.complete(Request(messages, steering, sampling, index))
+        with self._counter.shown(await self.backend()):
+            done = await backend.complete(Request(messages, steering, sampling, index))
         check_applied(steering, done.proof, backend.identity)
-        metadata = report(spec, done.proof, done.messages_sent, done.seed, backend.identity)
+        metadata = report(spec, done.proof, done.messages_sent, done.seed, backend.identity, done.stored)
         return self._output(done, metadata), self._call(done, spec, sampling, index)
 
     def _output(self, done: Completion, steer: dict[str, object]) -> ModelOutput:
         message = ChatMessageAssistant(content=done.text, model=self.model_name, source="generate")
         usage = None
-        if done.tokens_in is not None and done.tokens_out is not None:
+        if done.tokens_in is not None and done.tokens_out is not None and not done.stored:
             total = done.tokens_in + done.tokens_out
             usage = ModelUsage(input_tokens=done.tokens_in, output_tokens=done.tokens_out, total_tokens=total)
         if done.events:

@@ -6,8 +6,10 @@ from functools import partial
 from typing import Any
 
 from model_adapters.backend import Likelihood, Message, Request, Text, with_system_prompts
+from model_adapters.backends.stored import stored
 from model_adapters.errors import Refused
 from model_adapters.features import open_dictionary
+from model_adapters.harnesses.answer_store import opened_store
 from model_adapters.harnesses.documents import as_chat
 from model_adapters.harnesses.lm_eval_answers import SteeredLM
 from model_adapters.harnesses.lm_eval_arguments import hook_arguments, refuse_parallel_launch
@@ -35,7 +37,8 @@ class HookSteered(SteeredLM):
 
     lm-eval's `hf` loads the weights and the tokenizer; the local backend runs them. Arguments are those of `hf`
     (docs/lm_eval.md says which are refused), the steering (`steering=FILE`, or `method=`, `behavior=` and the method's
-    parameters, `draw=`, `redraw=`), and `chat_template=auto|always|never`, `max_rows=`, `seed=`, `proof=`, `runner=`.
+    parameters, `draw=`, `redraw=`), and `chat_template=auto|always|never`, `max_rows=`, `seed=`, `proof=`, `runner=`,
+    `store=`.
     Raises SteerError before any weight is read where an argument is wrong.
     """
 
@@ -44,11 +47,13 @@ class HookSteered(SteeredLM):
         given = hook_arguments(arguments)
         dictionary = open_dictionary(given.dictionary) if given.dictionary else None
         refuse_parallel_launch()
+        self._store = opened_store(given.store)
         from model_adapters.harnesses.lm_eval_hf import open_hf
 
         self.loop = LoopThread()
         self._host, self.local = open_hf(given)
         self.backend = self.local
+        self._kept = stored(self.local, self._store)
         self._device = self._host.device
         self._seed = given.seed
         self.steering = self.loop.run(given.choice.resolve(self.backend, dictionary))
@@ -73,13 +78,14 @@ class HookSteered(SteeredLM):
                 "tokens_cut": cut,
                 "stop_reason": completion.stop_reason,
                 "seed": completion.seed,
+                "stored": completion.stored,
                 "reference_nll": answered.reference_nll,
                 "reference_reason": answered.reason,
             }
 
         asked = [one for one, _ in prepared]
         calls: list[Call[Any]] = [
-            partial(with_reference, self.local, one, is_ours(request))
+            partial(with_reference, self._kept, one, is_ours(request))
             for one, request in zip(asked, requests, strict=True)
         ]
         answers: list[str] = self.answers(requests, [one.prompt for one in asked], calls, read, disable_tqdm)
@@ -91,7 +97,7 @@ class HookSteered(SteeredLM):
             raise Refused("enable_thinking=True and log-likelihoods exclude each other; leave enable_thinking out")
         prompts = [self._rule.prompt(request) for request in requests]
         calls: list[Call[Any]] = [
-            partial(self.local.score, prompt, self._rule.continuation(request, prompt), self.steering)
+            partial(self._kept.score, prompt, self._rule.continuation(request, prompt), self.steering)
             for request, prompt in zip(requests, prompts, strict=True)
         ]
 
@@ -104,7 +110,7 @@ class HookSteered(SteeredLM):
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """For each text its log-probability, in disjoint windows; every token is steered as response."""
         texts = [self._rule.whole_text(request) for request in requests]
-        calls: list[Call[Any]] = [partial(self.local.score_rolling, one.text, self.steering) for one in texts]
+        calls: list[Call[Any]] = [partial(self._kept.score_rolling, one.text, self.steering) for one in texts]
 
         def read(_: int, scored: Likelihood) -> tuple[float, dict[str, Any]]:
             return scored.total, _summary(scored)
@@ -176,7 +182,14 @@ class HookSteered(SteeredLM):
         """End the threads and take the hooks off the model."""
         self.local.close()
         self.loop.close()
+        if self._store is not None:
+            self._store.close()
 
 
 def _summary(scored: Likelihood) -> dict[str, Any]:
-    return {"logprob": scored.total, "tokens_scored": len(scored.logprobs), "is_greedy": scored.is_greedy}
+    return {
+        "logprob": scored.total,
+        "tokens_scored": len(scored.logprobs),
+        "is_greedy": scored.is_greedy,
+        "stored": scored.stored,
+    }

@@ -10,6 +10,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from model_adapters.backend import Backend, Prompt, Text, check_applied, with_system_prompts
 from model_adapters.errors import SteerError
 from model_adapters.harnesses.lm_eval_arguments import merged
+from model_adapters.harnesses.lm_eval_progress import ShownProgress
 from model_adapters.harnesses.lm_eval_record import ProofFile, guard_cache, run_described
 from model_adapters.harnesses.lm_eval_requests import named, sample_indices
 from model_adapters.harnesses.loop import Call, LoopThread
@@ -57,7 +58,9 @@ class SteeredLM(LM):
         answers: list[Any] = [None] * len(requests)
         failures: list[tuple[int, BaseException]] = []
         with tqdm(total=len(calls), disable=disable_tqdm, desc=f"Running {kind} requests") as bar:
-            for place, outcome in self.loop.as_finished(calls):
+            progress = ShownProgress(bar, self.backend)
+            for place, outcome in self.loop.as_finished(calls, progress.look):
+                progress.look()
                 bar.update()
                 try:
                     if isinstance(outcome, BaseException):

@@ -77,7 +77,7 @@ LOADER_ARGUMENTS = (
 STEERING_ARGUMENTS = ("steering", "method", "behavior", "draw", "redraw")
 HOOK_ARGUMENTS = (
     *STEERING_ARGUMENTS,
-    *("dictionary", "chat_template", "max_rows", "kv_memory_mb", "seed", "proof", "runner"),
+    *("dictionary", "chat_template", "max_rows", "kv_memory_mb", "seed", "proof", "runner", "store"),
 )
 DEFAULT_SEED = 1234
 """What sampled answers are seeded by where no `seed` is given; lm-eval's own seed of torch."""
@@ -197,6 +197,7 @@ class HookArguments:
     seed: int = DEFAULT_SEED
     proof: str | None = None
     dictionary: str | None = None
+    store: object = None
 
 
 def hook_arguments(arguments: Mapping[str, Any]) -> HookArguments:
@@ -223,6 +224,7 @@ def hook_arguments(arguments: Mapping[str, Any]) -> HookArguments:
         seed=whole("seed", own.get("seed", DEFAULT_SEED), 0),
         proof=None if proof is None else text("proof", proof),
         dictionary=None if dictionary is None else text("dictionary", dictionary),
+        store=own.get("store"),
     )
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from model_adapters.backend import Completion, Message, Messages, Proof, Request
 from model_adapters.backends.local import open_local
+from model_adapters.backends.stored import stored
 from model_adapters.errors import Refused, SteerError
+from model_adapters.harnesses.answer_store import opened_store
 from model_adapters.harnesses.documents import messages_of, plain_form
 from model_adapters.harnesses.goodfire import CLIENT, SERVICE, open_service, service_choice
 from model_adapters.harnesses.lm_eval_answers import SteeredLM
@@ -31,7 +33,10 @@ from model_adapters.harnesses.loop import Call, LoopThread
 METHOD, BEHAVIOR = "auto_steer", "funny"
 """What is run where nothing else is asked for."""
 
-OWN = (*STEERING_ARGUMENTS, *SERVICE, *CLIENT, "model", "chat_template", "seed", "proof", "batch_size", "device")
+OWN = (
+    *(*STEERING_ARGUMENTS, *SERVICE, *CLIENT),
+    *("model", "chat_template", "seed", "proof", "store", "batch_size", "device"),
+)
 
 LETTERS = ("A", "B", "C", "D")
 """What is scored after a chat turn that asks for a letter."""
@@ -68,10 +73,12 @@ class GoodfireSteered(SteeredLM):
         self._seed = whole("seed", rest.get("seed", DEFAULT_SEED), 0)
         self.choice = service_choice(_of_service(rest))
         proof = rest.get("proof")
+        self._store = opened_store(rest.get("store"))
         self.loop = LoopThread()
         self.service = self.loop.run(open_service(self.choice, open_local))
         self.client = self.service.client
         self.backend = self.client
+        self._kept = stored(self.client, self._store)
         self.steering = self.loop.run(steered.resolve(self.backend))
         self.proof = ProofFile(self.run_identity, None if proof is None else text("proof", proof))
 
@@ -93,9 +100,10 @@ class GoodfireSteered(SteeredLM):
                 "stop_reason": completion.stop_reason,
                 "events": list(completion.events),
                 "seed": completion.seed,
+                "stored": completion.stored,
             }
 
-        calls: list[Call[Any]] = [partial(self.backend.complete, one) for one in asked]
+        calls: list[Call[Any]] = [partial(self._kept.complete, one) for one in asked]
         answers: list[str] = self.answers(requests, [one.prompt for one in asked], calls, read, disable_tqdm)
         return answers
 
@@ -178,6 +186,8 @@ class GoodfireSteered(SteeredLM):
         """Close the connections, unload the model of a service in here, and end the thread."""
         self.loop.run(self.service.aclose())
         self.loop.close()
+        if self._store is not None:
+            self._store.close()
 
 
 def _chat(given: object) -> Messages | None:

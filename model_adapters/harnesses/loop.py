@@ -7,6 +7,9 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+LOOK_S = 1.0
+"""How long a caller waits for a call to finish before it may do something else."""
+
 Call = Callable[[], Coroutine[Any, Any, Result]]
 
 
@@ -22,10 +25,13 @@ class LoopThread:
         """Run one coroutine to its end and give its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    def as_finished(self, calls: Sequence[Call[Result]]) -> Iterator[tuple[int, Result | BaseException]]:
+    def as_finished(
+        self, calls: Sequence[Call[Result]], meanwhile: Callable[[], object] | None = None
+    ) -> Iterator[tuple[int, Result | BaseException]]:
         """Start all calls at once; yield (index, result or exception) in the caller's thread, in order of finishing.
 
-        What still runs when the caller stops asking is cancelled.
+        What still runs when the caller stops asking is cancelled. `meanwhile` is called in the caller's thread every
+        second in which nothing finishes.
         """
         finished: queue.SimpleQueue[tuple[int, Result | BaseException]] = queue.SimpleQueue()
 
@@ -41,7 +47,7 @@ class LoopThread:
         tasks = self.run(start())
         try:
             for _ in calls:
-                yield finished.get()
+                yield _next(finished, meanwhile)
         finally:
             for task in tasks:
                 self._loop.call_soon_threadsafe(task.cancel)
@@ -52,3 +58,12 @@ class LoopThread:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+
+
+def _next(finished: "queue.SimpleQueue[Result]", meanwhile: Callable[[], object] | None) -> Result:
+    while True:
+        try:
+            return finished.get(timeout=LOOK_S)
+        except queue.Empty:
+            if meanwhile is not None:
+                meanwhile()

@@ -18,6 +18,7 @@ from model_adapters.backends.local.memory import MEGABYTE, footprint, prefix_byt
 from model_adapters.backends.local.packed import PackedWeights
 from model_adapters.backends.local.passes import Passes
 from model_adapters.backends.local.prefixes import Prefixes
+from model_adapters.backends.local.progress import Progress, Tally
 from model_adapters.backends.local.prompts import PromptReader
 from model_adapters.backends.local.proof import joined
 from model_adapters.backends.local.spelling import Spelling
@@ -90,10 +91,12 @@ class LocalBackend:
         cost, budget = footprint(model, forward.device), None if kv_memory_mb is None else kv_memory_mb * MEGABYTE
         kept = 0 if cost is None else prefix_bytes(cost, budget, forward.device)
         prompts = None if cost is None else PromptReader(forward, int(pad or 0), Prefixes(kept))
-        passes = Passes(forward, self._identity, self.d_model, int(pad or 0), prompts)
+        tally = Tally()
+        passes = Passes(forward, self._identity, self.d_model, int(pad or 0), prompts, tally)
         parts = (forward, ending, self._identity, self.d_model, int(pad or 0), rows, cost, budget, prompts)
         run: dict[str, Callable[[Sequence[Any]], None]] = {"scoring": passes.score, "reading": passes.read}
-        self._engine = Engine(Writer(*parts), run, Batching(rows, int(text_config.vocab_size)).choose)
+        writer = Writer(*parts, tally=tally)
+        self._engine = Engine(writer, run, Batching(rows, int(text_config.vocab_size)).choose, tally)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -233,6 +236,10 @@ class LocalBackend:
         job = Reading(passage, steering, start)
         self._engine.submit(job)
         return await asyncio.wrap_future(job.future)
+
+    def progress(self) -> Progress:
+        """How far the engine is with all that it was asked."""
+        return self._engine.tally.progress()
 
     async def aclose(self) -> None:
         """Stop the engine and give the model back as it was."""

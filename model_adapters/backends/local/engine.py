@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
+from model_adapters.backends.local.progress import Tally
 from model_adapters.errors import SteerError
 
 LINGER_S = 0.02
@@ -51,12 +52,13 @@ class Writes(Protocol):
 class Engine:
     """Runs jobs in a thread of its own. Jobs of kind `generation` go to `writer` and are written together, whenever
     they come; of the other kinds, `run` has what runs a batch, chosen by `choose`, and settles every job's future.
-    While answers are written, scorings wait a moment until they are `company`."""
+    While answers are written, scorings wait a moment until they are `company`. `tally` counts all jobs."""
 
     writer: Writes
     run: dict[str, Callable[[Sequence[Any]], None]]
     choose: Callable[[list[Any]], list[Any]]
     company: int = 8
+    tally: Tally = field(default_factory=Tally)
     _arrivals: "queue.SimpleQueue[Job | None]" = field(default_factory=queue.SimpleQueue)
     _thread: threading.Thread | None = None
     _starting: threading.Lock = field(default_factory=threading.Lock)
@@ -72,6 +74,7 @@ class Engine:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name="steer-engine", daemon=True)
                 self._thread.start()
+            self.tally.enter(job.future)
             self._arrivals.put(job)
 
     def close(self) -> None:
@@ -158,6 +161,8 @@ class Engine:
         waiting[:] = [job for job in waiting if id(job) not in taken]
         started = [job for job in chosen if job.future.set_running_or_notify_cancel()]
         if started:
+            for job in started:
+                self.tally.begin(job.future)
             self._run(kind, started)
         return len(chosen)
 

@@ -13,6 +13,7 @@ from model_adapters.backends.local.forward import Batch, Forward
 from model_adapters.backends.local.gates import Gates, guards_of, leaves_prompt, looks_back
 from model_adapters.backends.local.jobs import Generation
 from model_adapters.backends.local.plan import BatchPlan
+from model_adapters.backends.local.progress import Tally
 from model_adapters.backends.local.span import Span
 from model_adapters.backends.local.tokens import Dice, drawn, likely
 from model_adapters.backends.passage import Passage
@@ -32,6 +33,7 @@ class Row:
     is_broken: bool = False
     events: tuple[str, ...] = ()
     problem: Exception | None = None
+    tally: Tally = field(default_factory=Tally)
 
     def is_abandoned(self) -> bool:
         """Whether nobody waits for it any more."""
@@ -78,6 +80,7 @@ class Row:
     def say(self, token: int) -> None:
         """Add a token to the answer, and tell those who listen."""
         self.tokens.append(token)
+        self.tally.tokens += 1
         self.echo.add(self.tokens)
         for job in self.jobs:
             if job.heard is not None:

@@ -1,7 +1,7 @@
 """Scores and activations: what the engine's thread does with a batch of such jobs. Imports torch."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -11,6 +11,7 @@ from model_adapters.backends.local.blocks import SteeredBlocks
 from model_adapters.backends.local.forward import Forward
 from model_adapters.backends.local.jobs import Reading, Scoring, by_row
 from model_adapters.backends.local.prefixes import Past
+from model_adapters.backends.local.progress import Tally
 from model_adapters.backends.local.prompts import PromptReader
 from model_adapters.backends.local.proof import measured_proof
 from model_adapters.backends.local.scoring import (
@@ -38,6 +39,7 @@ class Passes:
     d_model: int
     pad: int
     prompts: PromptReader | None = None
+    tally: Tally = field(default_factory=Tally)
 
     @property
     def blocks(self) -> SteeredBlocks:
@@ -50,6 +52,7 @@ class Passes:
         leaders = [group[0] for group in groups]
         try:
             tables = self._tables(leaders)
+            self.tally.tokens += sum(job.length for job in jobs)
             for row, (group, table) in enumerate(zip(groups, tables, strict=True)):
                 for job in group:
                     try:
@@ -108,6 +111,7 @@ class Passes:
             try:
                 self._use([job])
                 read = read_activations(job.passage, job.start, self.forward, self.pad)
+                self.tally.tokens += job.length
                 self._passage_proof(job.passage, job.steering, 0)
                 job.future.set_result(read)
             finally:

@@ -14,7 +14,6 @@ from model_adapters.backends.local.proof import NOT_FINITE
 from model_adapters.backends.passage import Passage
 from model_adapters.errors import NotApplied
 
-
 SLICE = 64
 """Tokens whose log-probabilities are taken together: in float32 a long answer's would be larger than a small model."""
 

@@ -16,6 +16,7 @@ from model_adapters.backends.local.generation import Ending, Row, write_answers
 from model_adapters.backends.local.jobs import Generation
 from model_adapters.backends.local.memory import Footprint
 from model_adapters.backends.local.plan import BatchPlan
+from model_adapters.backends.local.progress import Tally
 from model_adapters.backends.local.prompts import PromptReader
 from model_adapters.backends.local.proof import NOT_FINITE, measured_proof
 from model_adapters.backends.local.tokens import Dice
@@ -45,6 +46,7 @@ class Writer:
     cost: Footprint | None
     budget: int | None
     prompts: PromptReader | None
+    tally: Tally = field(default_factory=Tally)
     _writing: dict[object, Row] = field(default_factory=dict)
     _known: "OrderedDict[object, Completion]" = field(default_factory=OrderedDict)
     _decoder: Decoder | None = None
@@ -73,6 +75,7 @@ class Writer:
             twin = self._writing.get(job.key) if job.key is not None else None
             if twin is not None and job.start():
                 twin.jobs.append(job)
+                self.tally.begin(job.future)
             elif twin is None and not left and len(rows) < room and (decoder is None or decoder.fits(job.most_tokens)):
                 if job.start():
                     rows.append(self._row(job))
@@ -106,9 +109,16 @@ class Writer:
         """The jobs of rows that must be written from the start; one that was heard by tokens can't be, and fails."""
         silent = [row for row in rows if all(job.heard is None for job in row.jobs)]
         self._fail([row for row in rows if not any(row is one for one in silent)], problem)
-        for row in silent:
+        return self._sent_back(silent)
+
+    def _sent_back(self, rows: Sequence[Row]) -> list[Generation]:
+        """The jobs of rows that are not written now, and wait again."""
+        for row in rows:
             self._writing.pop(row.jobs[0].key, None)
-        return [job for row in silent for job in row.jobs]
+        jobs = [job for row in rows for job in row.jobs]
+        for job in jobs:
+            self.tally.wait(job.future)
+        return jobs
 
     def _is_settled(self, job: Generation) -> bool:
         """Whether the job needs no row: nobody waits for it, or its answer is known."""
@@ -125,7 +135,8 @@ class Writer:
         if not sampling.is_greedy:
             seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
             dice = Dice(seed, job.request.sample_index)
-        row = Row(job.request, job.prompt, dice, [job])
+        row = Row(job.request, job.prompt, dice, [job], tally=self.tally)
+        self.tally.begin(job.future)
         if job.key is not None:
             self._writing[job.key] = row
         return row
@@ -145,10 +156,9 @@ class Writer:
                 left = unwritten
             else:
                 self._fail(unwritten, problem)
-        for row in left:
-            self._writing.pop(row.jobs[0].key, None)
+        jobs = self._sent_back(left)
         self._forget_abandoned()
-        return [job for row in left for job in row.jobs]
+        return jobs
 
     def _write_statically(self, rows: Sequence[Row]) -> None:
         blocks = self.forward.blocks
