@@ -38,6 +38,7 @@ class Decoder:
     alive: list[Row] = field(default_factory=list)
     plan: BatchPlan = field(default_factory=BatchPlan)
     store: KeyValueStore | None = None
+    _longest: int = 0
     _ones: Tensor | None = None
 
     @property
@@ -49,19 +50,15 @@ class Decoder:
         """Whether one more row of so many tokens fits the memory beside those that are being written."""
         if not self.alive or self.store is None:
             return True
-        columns = max(self._columns(tokens), self.store.columns)
-        return (columns == self.store.columns and len(self.alive) < self.store.slots) or (
-            self._slots(columns, at_least=0) > len(self.alive)
-        )
+        most = max([tokens, *(row.most_tokens for row in self.alive)])
+        return self._slots(self._columns(most), at_least=0) > len(self.alive)
 
     def admit(self, rows: Sequence[Row]) -> list[Row]:
         """Read the prompts of `rows` and write their first tokens; returns those that the memory has no room for now.
 
         Raises Refused where it has no room for a row even by itself.
         """
-        self._make_room(rows)
-        assert self.store is not None
-        room = self.store.slots - len(self.alive)
+        room = self._make_room(rows) - len(self.alive)
         joining = [row for row in rows[:room] if row.stays]
         self._join([row for row in joining if row.is_bare])
         for group in self._groups([row for row in joining if not row.is_bare]):
@@ -77,6 +74,8 @@ class Decoder:
             self._leave()
             return
         store, device = self.store, self.forward.device
+        if store.end == store.columns:  # moving the rows to the left must bring some steps
+            store = self._with_room(store.width + SLACK // 2)
         store.begin_step()
         tokens = torch.tensor([[row.next_read] for row in self.alive], device=device)
         positions = torch.tensor([[length] for length in store.lengths], device=device)
@@ -101,6 +100,7 @@ class Decoder:
             return False
         place = next(number for number, one in enumerate(self.alive) if one is row)
         tokens = torch.tensor([[row.next_read, *guesses]], device=device)
+        store = self._with_room(store.lengths[place] + store.spare + 2 * tokens.shape[1])
         attention = store.begin_ahead(place, tokens.shape[1])
         positions = store.lengths[place] + torch.arange(tokens.shape[1], device=device)[None, :]
         span = Span(response=torch.ones_like(tokens, dtype=torch.bool), is_tentative=True)
@@ -133,19 +133,30 @@ class Decoder:
         held = 0 if self.store is None else self.store.held_bytes
         return slots(self.cost, columns, self.rows, self.budget, self.forward.device, held, at_least)
 
-    def _make_room(self, rows: Sequence[Row]) -> None:
-        """A store with columns for the longest row and slots for all."""
-        columns = max(self._columns(row.most_tokens) for row in rows)
-        wanted = len(self.alive) + len(rows)
-        store = self.store
-        if store is not None and store.columns >= columns and store.slots >= wanted:
-            return
-        device, columns = self.forward.device, max(columns, store.columns if store is not None and self.alive else 0)
+    def _make_room(self, rows: Sequence[Row]) -> int:
+        """A store with columns for all rows as they are now, and how many rows may be written at a time.
+
+        So many that each could become as long as it may; the columns for that are taken when they are needed.
+        """
+        self._longest = max(self._columns(row.most_tokens) for row in [*self.alive, *rows])
+        most = self._slots(self._longest)
+        store, device = self.store, self.forward.device
+        columns = min(max(len(row.prompt) for row in rows) + SLACK, self._longest)
         if store is None or not self.alive:
-            self.store = store = None  # before the new one is made: both need not fit
-            self.store = KeyValueStore(self.cost.layers, self._slots(columns), columns, device)
-        else:
-            self.store = store.resized(self._slots(columns), columns)
+            if store is None or store.columns < columns or store.slots < most:
+                self.store = store = None  # before the new one is made: both need not fit
+                self.store = KeyValueStore(self.cost.layers, most, columns, device)
+        elif store.columns < columns or store.slots < most:
+            self.store = store.resized(max(most, store.slots), max(columns, store.columns))
+        return most
+
+    def _with_room(self, columns: int) -> KeyValueStore:
+        """The store, wider where it has fewer columns than these and its rows may become so long."""
+        store = self.store
+        assert store is not None
+        if store.columns < min(columns, self._longest):
+            self.store = store = store.resized(store.slots, min(columns + SLACK, self._longest))
+        return store
 
     def _groups(self, rows: Sequence[Row]) -> list[list[Row]]:
         """Rows whose prompts are read in one pass: of like length, within the token budget; some must be alone."""

@@ -57,8 +57,8 @@ class Engine:
     writer: Writes
     run: dict[str, Callable[[Sequence[Any]], None]]
     choose: Callable[[list[Any]], list[Any]]
-    company: int = 8
     tally: Tally = field(default_factory=Tally)
+    company: int = 8
     _arrivals: "queue.SimpleQueue[Job | None]" = field(default_factory=queue.SimpleQueue)
     _thread: threading.Thread | None = None
     _starting: threading.Lock = field(default_factory=threading.Lock)
