@@ -29,6 +29,9 @@ WIDTH = 576
 PER_TOKEN, GAP = 1e-4, 1e-3
 """The rule of equality between two float32 engines: log-probability of a token, top-two gap of a step that may turn."""
 
+HALF_MEAN, HALF_MOST = 0.05, 0.3
+"""How far bfloat16 may be from float32 here, in nats of a token's log-probability."""
+
 SKY = (Message("user", "Why is the sky blue?"),)
 LONG = (Message("user", "Count the words of this. " + "One word follows another in a long row. " * 40),)
 ANSWER = " The sky looks blue because air scatters short waves more than long ones."
@@ -67,6 +70,14 @@ def server(environment, tmp_path_factory):
     words = ("--dtype", "float32", "--max-num-seqs", "64", "--max-num-batched-tokens", "256")
     with serving(environment, embedded_model_path(), log, *words) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def half(environment, tmp_path_factory):
+    """Our client of a bfloat16 server."""
+    log = tmp_path_factory.mktemp("vllm") / "half.log"
+    with serving(environment, embedded_model_path(), log, "--dtype", "bfloat16", "--max-model-len", "2048") as url:
+        yield opened(url)
 
 
 def opened(url):
@@ -198,6 +209,15 @@ def test_the_identity_says_what_the_server_discloses(remote, server):
     known = remote.identity
     assert (known.url, known.dtype, known.arguments["served"]) == (server, "float32", str(embedded_model_path()))
     assert known.arguments["version"] != "None"
+
+
+@pytest.mark.parametrize("name", list(STEERINGS))
+def test_in_bfloat16_likelihoods_stay_close(half, local, name):
+    """A server in bfloat16 is off by no more than rounding from float32: on average and at the worst token."""
+    (here,), (there,) = (ran(one, scoring(STEERINGS[name])) for one in (local, half))
+    off = np.abs(np.subtract(here.logprobs, there.logprobs))
+    assert (off.mean() <= HALF_MEAN, off.max() <= HALF_MOST) == (True, True), off
+    assert half.identity.dtype == "bfloat16"
 
 
 # The command lines
