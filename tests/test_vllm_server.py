@@ -29,8 +29,8 @@ WIDTH = 576
 PER_TOKEN, GAP = 1e-4, 1e-3
 """The rule of equality between two float32 engines: log-probability of a token, top-two gap of a step that may turn."""
 
-HALF_MEAN, HALF_MOST = 0.05, 0.3
-"""How far bfloat16 may be from float32 here, in nats of a token's log-probability."""
+HALF_MEAN, HALF_MOST = 0.08, 0.4
+"""How far bfloat16 may be from float32 here, in nats of a token; the local engine in bfloat16 is as far from itself."""
 
 SKY = (Message("user", "Why is the sky blue?"),)
 LONG = (Message("user", "Count the words of this. " + "One word follows another in a long row. " * 40),)
