@@ -23,7 +23,7 @@ test: lint model
 test-all: lint model
 	$(BIN)/python -m pytest
 
-# A real vLLM server on the processor, steered from both harnesses. Building its environment takes minutes and 3 GB.
+# A real vLLM server on the processor, steered from both harnesses. Building its environment takes minutes and 3.5 GB.
 test-vllm: model $(VLLM_STAMP)
 	STEER_TASKS_VLLM=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -m vllm
 
