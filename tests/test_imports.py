@@ -209,7 +209,8 @@ def test_every_dependency_is_declared():
     """Each third-party package that the code imports is a core dependency, or an extra's that says what it is for."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    names = [*project["dependencies"], *extras["goodfire"], *extras["saelens"]]
+    offering = ("goodfire", "saelens", "vllm", "vllm-server")
+    names = [*project["dependencies"], *(name for extra in offering for name in extras[extra])]
     declared = {re.split(r"[\[<>=!~; ]", name, maxsplit=1)[0].lower() for name in names}
     homes = importlib.metadata.packages_distributions()
     for path in files():

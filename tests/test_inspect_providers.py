@@ -38,7 +38,7 @@ from model_adapters.backends.scripted import ScriptedBackend
 from model_adapters.backends.wrapped import seed_of_sample
 from model_adapters.errors import NotApplied, Refused, SteeringFileError
 from model_adapters.harnesses.inspect import HookSteered, PromptSteered
-from model_adapters.harnesses.inspect_arguments import LOCAL
+from model_adapters.harnesses.inspect_arguments import LOCAL, SERVED
 from model_adapters.harnesses.inspect_engines import ENGINES, Engines
 from model_adapters.harnesses.inspect_messages import inspect_messages, our_messages, sent_text, with_prompts
 from model_adapters.harnesses.inspect_prompt import DELEGATED
@@ -160,7 +160,7 @@ def test_keys_are_refused_by_name_and_not_repeated(provider, name, value):
     ("arguments", "line"),
     [
         ({"batch_size": 4}, "batch_size"),
-        ({"runner": "vllm"}, "runner=local"),
+        ({"runner": "ray"}, "runner=local and runner=vllm"),
         ({"max_rows": 0}, "max_rows=0"),
         ({"unsteered": "maybe"}, "unsteered='maybe'"),
         ({"template_arguments": "x"}, "template_arguments"),
@@ -457,7 +457,7 @@ def test_the_documentation_has_the_same_tables(root):
     for table in (HONOURED - {"extra_body"}, {"extra_body"}, LEFT_TO_INSPECT, set(REFUSED)):
         assert set(table) in names
     start = next(n for n, row in enumerate(names) if "runner" in row)
-    assert set().union(*names[start : start + 8]) == set(LOCAL)
+    assert set().union(*names[start : start + 8]) == {*LOCAL, *SERVED}
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ WRONG = {
     "encoder-decoder": ({"method": "control", "backend": "seq2seq"}, "decoder-only"),
     "tensor parallel": ({"method": "control", "tp_plan": "auto"}, "parallelize=True"),
     "mode": ({"method": "control", "chat_template": "sometimes"}, "auto, always, never"),
-    "runner": ({"method": "control", "runner": "vllm"}, "runner=local"),
+    "runner": ({"method": "control", "runner": "ray"}, "runner=local and runner=vllm"),
     "number for text": ({"method": "control", "revision": 12e30}, "put it in quotes"),
     "key by name": ({"method": "control", "api_key": "x"}, "'api_key' looks like a key"),
     "hub token": ({"method": "control", "token": "x"}, "'token' looks like a key"),

@@ -2,6 +2,10 @@
 
 import asyncio
 import base64
+import re
+import subprocess
+import sys
+import tomllib
 
 import numpy as np
 import pytest
@@ -213,6 +217,18 @@ def test_a_limit_that_the_context_cuts_is_told():
     """An answer that had to be shorter than asked for ends for the context's length."""
     done = using(FakeVllm(), lambda backend: backend.complete(Request(Text("x" * 60), CONTROL, Sampling(max_tokens=9))))
     assert (done.tokens_out, done.stop_reason) == (4, "context_length")
+
+
+def test_the_plugin_imports_nothing_that_vllm_does_not_bring(root):
+    """Beside vLLM this package is installed without its dependencies, and vLLM imports the plugin all the same."""
+    brought = {"filelock", "httpx", "numpy", "safetensors", "pyyaml", "zstandard", "torch", "transformers"}
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    needs = {re.split(r"[\[<>=]", one, maxsplit=1)[0] for one in project["dependencies"]}
+    absent = [name.replace("-", "_") for name in needs - brought]
+    assert "platformdirs" in absent
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import model_adapters.backends.vllm.plugin"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_plugin_gives_the_lengths_that_a_layer_knows():

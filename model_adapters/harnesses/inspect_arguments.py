@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from model_adapters.errors import Refused
@@ -56,23 +57,55 @@ LOCAL = (
     *("runner", "dtype", "device", "revision", "max_rows", "max_length", "kv_memory_mb"),
     *("template_arguments", "unsteered", "store"),
 )
-"""What `hook_steered` takes."""
+"""What `hook_steered` takes for a model in this process."""
+
+SERVED = (
+    *("runner", "served_as", "tokenizer", "revision", "max_rows", "max_length"),
+    *("template_arguments", "unsteered", "store"),
+)
+"""What it takes for one on a vLLM server, which has loaded it already."""
+
+RUNNERS = {"local": LOCAL, "vllm": SERVED}
 
 
-def local_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
-    """What `open_local` is called with, and whether unsteered requests are let through.
+@dataclass(frozen=True)
+class Opening:
+    """How `hook_steered` opens its model: who runs it, what that one is opened with, and whether requests without a
+    spec are let through."""
 
-    Raises Refused for an argument that is not in `LOCAL` and for a value of the wrong kind.
+    runner: str
+    arguments: Mapping[str, Any]
+    unsteered: bool
+
+
+def hook_opening(arguments: Mapping[str, Any], base_url: str | None) -> Opening:
+    """What `-M` and Inspect's base URL say of the model.
+
+    Raises Refused for an argument that the runner doesn't take, for a value of the wrong kind, and where a base URL
+    and the runner don't go together.
     """
     check_arguments("hook_steered", arguments)
+    runner = str(arguments.get("runner", "local"))
+    if runner not in RUNNERS:
+        raise Refused(f"runner={runner} is not there; hook_steered has runner=local and runner=vllm")
     for name in arguments:
-        if name not in LOCAL:
-            raise Refused(f"hook_steered has no argument {name!r}; -M takes {', '.join(LOCAL)}")
-    runner = arguments.get("runner", "local")
-    if runner != "local":
-        raise Refused(f"runner={runner} is not there; hook_steered has runner=local")
+        if name not in RUNNERS[runner]:
+            raise Refused(
+                f"hook_steered has no argument {name!r} under runner={runner}; -M takes {', '.join(RUNNERS[runner])}"
+            )
+    opening = _opening(arguments)
+    if runner == "local" and base_url is not None:
+        raise Refused(f"hook_steered runs in this process; leave the base URL {base_url} out, or add -M runner=vllm")
+    if runner == "vllm":
+        if base_url is None:
+            raise Refused("runner=vllm needs --model-base-url http://HOST:PORT, the address of a vLLM server")
+        opening["base_url"] = base_url
+    return Opening(runner, opening, is_true("unsteered", arguments.get("unsteered", False)))
+
+
+def _opening(arguments: Mapping[str, Any]) -> dict[str, Any]:
     opening: dict[str, Any] = {}
-    for name in ("dtype", "device", "revision"):
+    for name in ("dtype", "device", "revision", "served_as", "tokenizer"):
         if arguments.get(name) is not None:
             opening[name] = str(arguments[name])
     for name, called in (("max_rows", "rows"), ("max_length", "max_length"), ("kv_memory_mb", "kv_memory_mb")):
@@ -81,7 +114,7 @@ def local_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], bool]
     template = arguments.get("template_arguments")
     if template is not None:
         opening["template_arguments"] = _mapping(template)
-    return opening, is_true("unsteered", arguments.get("unsteered", False))
+    return opening
 
 
 def is_true(name: str, value: object) -> bool:

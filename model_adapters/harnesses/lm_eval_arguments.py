@@ -11,6 +11,7 @@ from model_adapters.backend import Backend
 from model_adapters.behavior import Behavior, find_behavior
 from model_adapters.errors import SteerError
 from model_adapters.features import Dictionary, resolve
+from model_adapters.harnesses.lm_eval_runner import SERVER_ARGUMENTS, Server, refuse_loading, server_of
 from model_adapters.method import SteeringMethod
 from model_adapters.methods import build_method, method_class, parameter_fields
 from model_adapters.preparation import prepare
@@ -77,7 +78,7 @@ LOADER_ARGUMENTS = (
 STEERING_ARGUMENTS = ("steering", "method", "behavior", "draw", "redraw")
 HOOK_ARGUMENTS = (
     *STEERING_ARGUMENTS,
-    *("dictionary", "chat_template", "max_rows", "kv_memory_mb", "seed", "proof", "runner", "store"),
+    *("dictionary", "chat_template", "max_rows", "kv_memory_mb", "seed", "proof", "runner", "store", *SERVER_ARGUMENTS),
 )
 DEFAULT_SEED = 1234
 """What sampled answers are seeded by where no `seed` is given; lm-eval's own seed of torch."""
@@ -154,6 +155,19 @@ class SteeringChoice:
             raise SteerError("; ".join(reasons))
         return steering
 
+    def check_shape(self, name: str, n_layers: int, d_model: int) -> None:
+        """Raise SteerError for layers and widths that model `name` doesn't have."""
+        wanted = getattr(self.method, "layer", None)
+        layers = [wanted] if wanted is not None else list(self.frozen.layers) if self.frozen else []
+        for layer in layers:
+            if not 0 <= layer < n_layers:
+                raise SteerError(f"layer {layer} is out of range; {name} has layers 0 to {n_layers - 1}")
+        for one in self.frozen.on_residuals if self.frozen else ():
+            vector = getattr(one, "vector", getattr(one, "direction", getattr(one, "encoder", None)))
+            if vector is not None and vector.size != d_model:
+                kind = type(one).__name__
+                raise SteerError(f"{kind} has width {vector.size}, {name} has {d_model}; prepare it on this model")
+
 
 def steering_choice(arguments: Mapping[str, Any], default_method: str | None) -> tuple[SteeringChoice, dict[str, Any]]:
     """The choice, and the arguments that are none of its own.
@@ -198,6 +212,12 @@ class HookArguments:
     proof: str | None = None
     dictionary: str | None = None
     store: object = None
+    server: Server | None = None
+
+    @property
+    def own_seed(self) -> int | None:
+        """The seed, where it isn't the one that stands for none given."""
+        return None if self.seed == DEFAULT_SEED else self.seed
 
 
 def hook_arguments(arguments: Mapping[str, Any]) -> HookArguments:
@@ -212,8 +232,9 @@ def hook_arguments(arguments: Mapping[str, Any]) -> HookArguments:
     mode = own.get("chat_template") or "auto"
     if mode not in CHAT_TEMPLATE_MODES:
         raise SteerError(f"chat_template is {mode!r}; it is one of {', '.join(CHAT_TEMPLATE_MODES)}")
-    if (own.get("runner") or "local") != "local":
-        raise SteerError(f"runner={own['runner']} is not there; hook_steered runs with runner=local")
+    server = server_of(own)
+    if server is not None:
+        refuse_loading({**hf, **own}, LOADER_ARGUMENTS)
     proof, dictionary, memory = (own.get(name) for name in ("proof", "dictionary", "kv_memory_mb"))
     return HookArguments(
         choice=choice,
@@ -225,6 +246,7 @@ def hook_arguments(arguments: Mapping[str, Any]) -> HookArguments:
         proof=None if proof is None else text("proof", proof),
         dictionary=None if dictionary is None else text("dictionary", dictionary),
         store=own.get("store"),
+        server=server,
     )
 
 

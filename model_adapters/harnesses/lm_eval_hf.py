@@ -13,21 +13,16 @@ from model_adapters.backends.local.embedded import model_path
 from model_adapters.backends.local.loading import default_device, default_dtype, model_shape
 from model_adapters.backends.local.weights import model_digest, state_digest
 from model_adapters.errors import SteerError
-from model_adapters.harnesses.lm_eval_arguments import DEFAULT_SEED, HookArguments
-
-CHANGES_ANSWERS = (
-    *("subfolder", "tokenizer", "peft", "delta", "gguf_file", "think_end_token", "use_fast_tokenizer"),
-    *("load_in_8bit", "load_in_4bit", "quantization_config", "bnb_4bit_compute_dtype", "bnb_4bit_quant_type"),
-    *("bnb_4bit_use_double_quant", "attn_implementation"),
-)
-"""Arguments of `hf` that enter the run identity by what was given; the others enter through what they do."""
+from model_adapters.harnesses.lm_eval_arguments import HookArguments
+from model_adapters.harnesses.lm_eval_host import Host
+from model_adapters.harnesses.lm_eval_runner import identity_arguments
 
 ROWS = 32
 """Rows of one forward pass where nothing is asked for."""
 
 
-def open_hf(given: HookArguments) -> tuple[HFLM, LocalBackend]:
-    """The opened `hf` and a backend on its model. Raises SteerError where the model is not there or doesn't fit."""
+def open_hf(given: HookArguments) -> Host:
+    """lm-eval's `hf` and a backend on its model. Raises SteerError where the model is not there or doesn't fit."""
     hf = dict(given.hf)
     model = hf["pretrained"]
     is_named = isinstance(model, str)
@@ -38,27 +33,38 @@ def open_hf(given: HookArguments) -> tuple[HFLM, LocalBackend]:
         hf["device"] = _device(hf.get("device"))
         if isinstance(hf.get("tokenizer"), str):
             hf["tokenizer"] = model_path(hf["tokenizer"])
-    host = apart(lambda: HFLM(**hf))
-    if host.backend != "causal":
+    lm = apart(lambda: HFLM(**hf))
+    if lm.backend != "causal":
         raise SteerError(f"{model}: an encoder-decoder model; only decoder-only models can be steered")
     revision = hf.get("revision")
     opening = partial(
         LocalBackend,
-        host.model,
-        host.tokenizer,
-        name=model if is_named else str(getattr(host.config, "name_or_path", "") or type(model).__name__),
+        lm.model,
+        lm.tokenizer,
+        name=model if is_named else str(getattr(lm.config, "name_or_path", "") or type(model).__name__),
         model_digest=_digest(hf) if is_named else state_digest(model),
-        revision=revision or getattr(host.config, "_commit_hash", None),
-        max_length=host.max_length,
+        revision=revision or getattr(lm.config, "_commit_hash", None),
+        max_length=lm.max_length,
         add_bos_token=hf.get("add_bos_token"),
         prefix_token_id=hf.get("prefix_token_id"),
-        template_arguments=host.chat_template_args,
+        template_arguments=lm.chat_template_args,
         template_mode=given.chat_template,
         rows=given.rows or ROWS,
         kv_memory_mb=given.kv_memory_mb,
-        arguments=_arguments(given, hf),
+        arguments=identity_arguments(given.hf, given.own_seed),
     )
-    return host, apart(opening)
+    return Host(
+        apart(opening),
+        lm.tokenizer,
+        lm.chat_template_args,
+        lm.think_end_token,
+        bool(lm.enable_thinking),
+        lm.device,
+        {
+            "model_num_parameters": lm.model.num_parameters() if hasattr(lm.model, "num_parameters") else None,
+            "model_revision": lm.revision,
+        },
+    )
 
 
 def _device(asked: object) -> str:
@@ -67,11 +73,6 @@ def _device(asked: object) -> str:
 
     is_missing = str(asked).startswith("cuda") and not torch.cuda.is_available()
     return default_device() if asked is None or is_missing else str(asked)
-
-
-def _arguments(given: HookArguments, hf: Mapping[str, Any]) -> dict[str, str]:
-    named = {name: str(hf[name]) for name in CHANGES_ANSWERS if hf.get(name) not in (None, "", False)}
-    return named if given.seed == DEFAULT_SEED else {**named, "seed": str(given.seed)}
 
 
 def _digest(hf: Mapping[str, Any]) -> str | None:
@@ -86,15 +87,4 @@ def _check_shape(given: HookArguments, name: str) -> None:
     unusual = ("gguf_file", "subfolder", "trust_remote_code")
     if any(given.hf.get(key) for key in unusual):
         return
-    n_layers, d_model = model_shape(name, given.hf.get("revision"))
-    wanted = getattr(given.choice.method, "layer", None)
-    steering = given.choice.frozen
-    layers = [wanted] if wanted is not None else list(steering.layers) if steering else []
-    for layer in layers:
-        if not 0 <= layer < n_layers:
-            raise SteerError(f"layer {layer} is out of range; {name} has layers 0 to {n_layers - 1}")
-    for one in steering.on_residuals if steering else ():
-        vector = getattr(one, "vector", getattr(one, "direction", getattr(one, "encoder", None)))
-        if vector is not None and vector.size != d_model:
-            kind = type(one).__name__
-            raise SteerError(f"{kind} has width {vector.size}, {name} has {d_model}; prepare it on this model")
+    given.choice.check_shape(name, *model_shape(name, given.hf.get("revision")))

@@ -58,6 +58,19 @@ def model_shape(name: str, revision: str | None = None) -> tuple[int, int]:
     return int(text.num_hidden_layers), int(text.hidden_size)
 
 
+def model_tokenizer(name: str, revision: str | None = None, options: Mapping[str, object] | None = None) -> Any:
+    """The model's tokenizer, without its weights; `options` are transformers' own. Raises SteerError without one."""
+    from transformers import AutoTokenizer
+
+    try:
+        path = _path(name)
+        if not Path(path).exists() and weights_folder(path, revision) is None:
+            _ask_hub(name)
+        return AutoTokenizer.from_pretrained(path, revision=revision, **{"trust_remote_code": False, **(options or {})})
+    except (OSError, ValueError) as problem:
+        raise _not_found(name, problem) from problem
+
+
 def open_local(
     name: str,
     *,

@@ -22,7 +22,7 @@ class PackedWeights:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._layers: list[tuple[nn.Linear, nn.Parameter | None]] = []
+        self._layers: list[tuple[nn.Linear, Tensor | None]] = []
         if not _is_native():
             return
         shared = _shared(model)

@@ -2,5 +2,6 @@
 
 from model_adapters.backends.vllm.backend import VllmBackend
 from model_adapters.backends.vllm.opening import open_vllm
+from model_adapters.backends.vllm.server import CONCURRENCY
 
-__all__ = ["VllmBackend", "open_vllm"]
+__all__ = ["CONCURRENCY", "VllmBackend", "open_vllm"]

@@ -9,7 +9,7 @@ import httpx
 from model_adapters.backends.encoding import Encoding
 from model_adapters.backends.vllm.backend import VllmBackend
 from model_adapters.backends.vllm.probe import Probe
-from model_adapters.backends.vllm.server import VllmServer
+from model_adapters.backends.vllm.server import CONCURRENCY, VllmServer
 from model_adapters.errors import SteerError
 from model_adapters.identity import ModelIdentity
 
@@ -30,19 +30,23 @@ async def open_vllm(
     max_length: int | None = None,
     template_arguments: Mapping[str, object] | None = None,
     template_mode: str | None = None,
-    concurrency: int = 64,
+    revision: str | None = None,
+    arguments: Mapping[str, str] | None = None,
+    concurrency: int = CONCURRENCY,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> VllmBackend:
     """A backend on the server at `base_url`, probed: a zero and a non-zero vector, before any answer is asked for.
 
-    `tokenizer` must be the served model's own; `served_as` is the server's name of the model where it serves several.
-    The key comes from the environment. Raises SteerError where the server can't be reached, serves another model or
-    has no vllm-lens, NotApplied where it doesn't steer as asked.
+    `tokenizer` must be the served model's own, of this `revision`; `served_as` is the server's name of the model where
+    it serves several; `arguments` enter the identity. The key comes from the environment. Raises SteerError where the
+    server can't be reached, serves another model, reads texts as other tokens or has no vllm-lens, NotApplied where it
+    doesn't steer as asked.
     """
     server = VllmServer(base_url, os.environ.get(KEY) or None, concurrency=concurrency, transport=transport)
     try:
         card = _chosen(await server.models(), served_as, name, server.url)
         encoding = Encoding(tokenizer, add_bos_token, prefix_token_id, dict(template_arguments or {}))
+        await _check_tokens(server, card["id"], encoding, name)
         probe = Probe(server, card["id"], _probe_tokens(encoding))
         shape = await probe.shape()
         await probe.check_steers(*shape)
@@ -50,6 +54,8 @@ async def open_vllm(
         identity = ModelIdentity(
             name=name,
             backend="vllm",
+            revision=revision,
+            dtype=await probe.dtype(),
             url=server.url,
             template_digest=encoding.template_digest,
             template_mode=template_mode,
@@ -60,6 +66,7 @@ async def open_vllm(
                 "add_bos_token": str(add_bos_token),
                 "prefix_token_id": str(prefix_token_id),
                 "template_arguments": repr(sorted((template_arguments or {}).items())),
+                **(arguments or {}),
             },
         )
     except BaseException:
@@ -78,6 +85,16 @@ def _chosen(cards: list[dict[str, Any]], served_as: str | None, name: str, url: 
         return cards[0]
     known = ", ".join(card["id"] for card in cards) or "nothing"
     raise SteerError(f"vLLM at {url} serves {known}, not {wanted}; give served_as=NAME")
+
+
+async def _check_tokens(server: VllmServer, model: str, encoding: Encoding, name: str) -> None:
+    """Raise SteerError where the server's tokenizer is another one: token ids would mean other words there."""
+    theirs = await server.tokens_of(model, PROBE_TEXT)
+    if theirs is not None and theirs != encoding.encode_bare(PROBE_TEXT):
+        raise SteerError(
+            f"the tokenizer of {name} isn't that of {model}, which vLLM at {server.url} serves; name the served model, "
+            "or give tokenizer=…"
+        )
 
 
 def _probe_tokens(encoding: Encoding) -> list[int]:

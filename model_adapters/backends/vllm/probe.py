@@ -43,6 +43,12 @@ class Probe:
         n_layers, _, d_model = (await self.captured(self.tokens, True)).shape
         return int(n_layers), int(d_model)
 
+    async def dtype(self) -> str | None:
+        """The dtype of the residual stream (`bfloat16`), which is the model's; None where the server doesn't say."""
+        _, body = await self._ask(self.tokens, [0], (), {"max_tokens": 1})
+        said = _activations(body)["residual_stream"].get("original_dtype")
+        return None if said is None else str(said).removeprefix("torch.")
+
     async def captured(
         self, tokens: Sequence[int], layers: list[int] | bool, vectors: Sequence[dict[str, object]] = ()
     ) -> np.ndarray:
@@ -62,9 +68,7 @@ class Probe:
         if vectors:
             extra["apply_steering_vectors"] = list(vectors)
         body = await self.server.complete(self.model, tokens, extra, {**more, "cache_salt": "probe"})
-        held = body.get("activations")
-        if isinstance(held, str):
-            held = json.loads(held)
+        held = _activations(body)
         if not isinstance(held, dict) or "residual_stream" not in held:
             raise SteerError(
                 f"vLLM at {self.server.url} gives no activations; it must run with the plugin vllm-lens (pip install "
@@ -133,3 +137,8 @@ class Probe:
         if layer not in self._bare:
             self._bare[layer] = (await self.captured(self.tokens, [layer]))[0]
         return self._bare[layer]
+
+
+def _activations(body: Mapping[str, Any]) -> Any:
+    held = body.get("activations")
+    return json.loads(held) if isinstance(held, str) else held

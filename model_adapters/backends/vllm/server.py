@@ -5,11 +5,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import httpx
 
 from model_adapters.errors import Refused, SteerError
+
+CONCURRENCY = 256
+"""Requests under way at once where nothing is asked for: as many as vLLM takes into a batch by its own default."""
 
 CONNECT_S = 10.0
 ANSWER_S = 3600.0
@@ -35,15 +37,17 @@ class VllmServer:
         url: str,
         key: str | None = None,
         *,
-        concurrency: int = 64,
+        concurrency: int = CONCURRENCY,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         if not self.url.startswith(("http://", "https://")):
             raise SteerError(f"base_url={url!r} is not an address; give http://host:port of a vLLM server")
+        if "@" in self.url:
+            raise SteerError("base_url holds a password, and hosts write it into their results; set VLLM_API_KEY")
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._concurrency, self._transport = concurrency, transport
-        self._lanes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lane] = WeakKeyDictionary()
+        self._lanes: dict[asyncio.AbstractEventLoop, _Lane] = {}
 
     async def models(self) -> list[dict[str, Any]]:
         """The served models, as the server lists them."""
@@ -57,6 +61,15 @@ class VllmServer:
         except SteerError:
             return None
         return None if found is None else str(found)
+
+    async def tokens_of(self, model: str, text: str) -> list[int] | None:
+        """The tokens that the server itself makes of a text, without special ones; None where it doesn't say."""
+        try:
+            body = {"model": model, "prompt": text, "add_special_tokens": False}
+            found = (await self._ask("POST", "/tokenize", body)).get("tokens")
+        except Refused:
+            return None
+        return [int(token) for token in found] if isinstance(found, list) else None
 
     async def complete(
         self, model: str, tokens: Sequence[int], extra: Mapping[str, object], more: Mapping[str, object]
@@ -113,6 +126,9 @@ class VllmServer:
         loop = asyncio.get_running_loop()
         lane = self._lanes.get(loop)
         if lane is None:
+            # Connections of a loop that has ended can't be closed any more, only let go.
+            for ended in [one for one in self._lanes if one.is_closed()]:
+                del self._lanes[ended]
             limits = httpx.Limits(max_connections=self._concurrency, max_keepalive_connections=self._concurrency)
             timeout = httpx.Timeout(ANSWER_S, connect=CONNECT_S)
             transport = self._transport or httpx.AsyncHTTPTransport(retries=3, limits=limits)
