@@ -96,6 +96,8 @@ def test_the_store_holds_every_rows_keys_whatever_comes_and_goes(moves):
         elif kind == "step":
             for _ in range(what):
                 if twin.rows and max(map(len, twin.rows)) < twin.store.columns - 1 - twin.store.spare:
+                    if twin.store.end == twin.store.columns:
+                        twin.store = twin.store.resized(4, twin.store.width + what)
                     twin.step()
 
 

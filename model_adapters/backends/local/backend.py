@@ -87,7 +87,7 @@ class LocalBackend:
         )
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         ending = Ending(self.encoding, _end_tokens(model, tokenizer), self.max_length)
-        forward = Forward(model, self._blocks)
+        forward = Forward(model, self._blocks, rounds=len(self._packed) > 0)
         cost, budget = footprint(model, forward.device), None if kv_memory_mb is None else kv_memory_mb * MEGABYTE
         kept = 0 if cost is None else prefix_bytes(cost, budget, forward.device)
         prompts = None if cost is None else PromptReader(forward, int(pad or 0), Prefixes(kept))

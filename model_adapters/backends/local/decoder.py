@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from model_adapters.backends.local import echo
-from model_adapters.backends.local.forward import Batch, Forward
+from model_adapters.backends.local.forward import Forward, rounded_down
 from model_adapters.backends.local.generation import Ending, Row, choose_tokens
-from model_adapters.backends.local.memory import Footprint, slots
+from model_adapters.backends.local.memory import Footprint, give_back, slots
 from model_adapters.backends.local.plan import BatchPlan
 from model_adapters.backends.local.prefixes import rows_of
 from model_adapters.backends.local.prompts import PREFILL_TOKENS, PromptReader
@@ -74,8 +74,9 @@ class Decoder:
             self._leave()
             return
         store, device = self.store, self.forward.device
-        if store.end == store.columns:  # moving the rows to the left must bring some steps
-            store = self._with_room(store.width + SLACK // 2)
+        if store.end == store.columns:
+            self.store = store = store.resized(store.slots, min(store.width + SLACK, self._longest))
+            give_back()
         store.begin_step()
         tokens = torch.tensor([[row.next_read] for row in self.alive], device=device)
         positions = torch.tensor([[length] for length in store.lengths], device=device)
@@ -94,7 +95,7 @@ class Decoder:
         """
         store, sampling, device = self.store, row.request.sampling, self.forward.device
         limit = min(sampling.max_tokens, self.ending.max_length - len(row.prompt)) - len(row.tokens)
-        most = min(row.echo.reach, limit)
+        most = rounded_down(max(1, min(row.echo.reach, limit)))
         guesses = [] if row.is_gated or not row.stays else row.echo.guess(row.tokens, most - 1, streak)
         if store is None or not guesses:
             return False
@@ -185,10 +186,12 @@ class Decoder:
     def _prefill(self, rows: list[Row]) -> None:
         blocks, store = self.forward.blocks, self.store
         assert store is not None
-        batch = Batch.of([Passage(row.prompt, len(row.prompt)) for row in rows], self.pad, self.forward.device)
         plan = blocks.planned([row.request.steering for row in rows], self.d_model)
-        cache = DynamicCache()
         blocks.use(plan)
+        batch, cache = (
+            self.forward.batch([Passage(row.prompt, len(row.prompt)) for row in rows], self.pad),
+            DynamicCache(),
+        )
         output = self.forward(batch.tokens, batch.attention, batch.positions, batch.span, cache=cache, use_cache=True)
         choose_tokens(rows, output.logits[:, -1], self.ending, plan.gates)
         self._end(rows, plan)

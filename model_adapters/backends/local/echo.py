@@ -44,7 +44,7 @@ class Echo:
 
     @property
     def reach(self) -> int:
-        """How many tokens are worth checking in one pass: no more than have come as foreseen before the streak."""
+        """How many tokens are worth checking in one pass: no more than have come as foreseen, before the streak."""
         if self.streak < STREAK:
             return self.streak
         return min(max(AHEAD, self.streak), FAR_AHEAD)

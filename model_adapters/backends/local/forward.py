@@ -23,9 +23,12 @@ class Batch:
     span: Span
 
     @classmethod
-    def of(cls, rows: Sequence[Passage], pad: int, device: torch.device) -> "Batch":
-        """Pad and mark: prompt is all but the last prompt token, response is that one and everything after."""
-        width = max(len(row.tokens) for row in rows)
+    def of(cls, rows: Sequence[Passage], pad: int, device: torch.device, width: int = 0) -> "Batch":
+        """Pad and mark: prompt is all but the last prompt token, response is that one and everything after.
+
+        As wide as the longest row, or `width` where that is more.
+        """
+        width = max([width, *(len(row.tokens) for row in rows)])
         tokens = torch.full((len(rows), width), pad)
         for index, row in enumerate(rows):
             tokens[index, width - len(row.tokens) :] = torch.tensor(row.tokens)
@@ -43,13 +46,15 @@ class Batch:
         return cls(tokens.to(device), valid.long().to(device), positions.to(device), span)
 
     @classmethod
-    def behind(cls, held: Sequence[int], rows: Sequence[Passage], pad: int, device: torch.device) -> "Batch":
+    def behind(
+        cls, held: Sequence[int], rows: Sequence[Passage], pad: int, device: torch.device, width: int = 0
+    ) -> "Batch":
         """Rows that go on after `held` tokens each, which a cache has padded on the left; padded on the right.
 
         A passage's `prompt_tokens` count from its own first token. `attention` covers what is held and what is new,
         `(batch, held + tokens)`.
         """
-        width, before = max(len(row.tokens) for row in rows), max(held)
+        width, before = max([width, *(len(row.tokens) for row in rows)]), max(held)
         tokens = torch.full((len(rows), width), pad)
         for index, row in enumerate(rows):
             tokens[index, : len(row.tokens)] = torch.tensor(row.tokens, dtype=torch.long)
@@ -69,11 +74,29 @@ class Batch:
         return cls(tokens.to(device), attention.to(device), (known + column).to(device), span)
 
 
-class Forward:
-    """Calls the model the way its signature allows."""
+ROUND = 32
+"""Passes of more tokens than this have a multiple of it, of fewer a power of two, where widths are rounded."""
 
-    def __init__(self, model: Any, blocks: SteeredBlocks) -> None:
-        self.model, self.blocks = model, blocks
+
+def rounded(tokens: int) -> int:
+    """The next width, from `tokens` up."""
+    return 1 << (tokens - 1).bit_length() if tokens <= ROUND else -(-tokens // ROUND) * ROUND
+
+
+def rounded_down(tokens: int) -> int:
+    """The last width up to `tokens`, which is at least 1."""
+    return 1 << (tokens.bit_length() - 1) if tokens <= ROUND else tokens // ROUND * ROUND
+
+
+class Forward:
+    """Calls the model the way its signature allows.
+
+    With `rounds` passes are padded to few different widths: oneDNN makes and keeps a kernel for every size of a
+    product, milliseconds and megabytes each, and prompts come in all lengths.
+    """
+
+    def __init__(self, model: Any, blocks: SteeredBlocks, rounds: bool = False) -> None:
+        self.model, self.blocks, self.rounds = model, blocks, rounds
         # An adapter's wrapping (LoRA) takes *args and hands them on: what counts is the model inside.
         inside = model.get_base_model() if hasattr(model, "get_base_model") else model
         accepted = inspect.signature(inside.forward).parameters
@@ -85,6 +108,20 @@ class Forward:
         """Where token ids go: the device of the embeddings."""
         place: torch.device = self.model.get_input_embeddings().weight.device
         return place
+
+    def batch(self, rows: Sequence[Passage], pad: int) -> Batch:
+        """`Batch.of` on this model's device."""
+        return Batch.of(rows, pad, self.device, self._width(rows))
+
+    def behind(self, held: Sequence[int], rows: Sequence[Passage], pad: int) -> Batch:
+        """`Batch.behind` on this model's device."""
+        return Batch.behind(held, rows, pad, self.device, self._width(rows))
+
+    def _width(self, rows: Sequence[Passage]) -> int:
+        """0 leaves the width to the longest row; rows that are read one token a pass are never padded."""
+        if not self.rounds or self.blocks.plan.gates.is_stepwise:
+            return 0
+        return rounded(max(len(row.tokens) for row in rows))
 
     def __call__(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor
 from model_adapters.backend import Request, StopReason
 from model_adapters.backends.encoding import Encoding
 from model_adapters.backends.local.echo import Echo
-from model_adapters.backends.local.forward import Batch, Forward
+from model_adapters.backends.local.forward import Forward
 from model_adapters.backends.local.gates import Gates, guards_of, leaves_prompt, looks_back
 from model_adapters.backends.local.jobs import Generation
 from model_adapters.backends.local.plan import BatchPlan
@@ -164,9 +164,9 @@ def write_answers(
     """
     blocks = forward.blocks
     alive = list(rows)
-    batch = Batch.of([Passage(row.prompt, len(row.prompt)) for row in alive], pad, forward.device)
-    attention, positions = batch.attention, batch.positions[:, -1:]
     blocks.use(plan)
+    batch = forward.batch([Passage(row.prompt, len(row.prompt)) for row in alive], pad)
+    attention, positions = batch.attention, batch.positions[:, -1:]
     output = forward(batch.tokens, attention, batch.positions, batch.span, use_cache=True)
     while True:
         choose_tokens(alive, output.logits[:, -1], ending, blocks.plan.gates)

@@ -20,8 +20,8 @@ SCORED_TOKENS = 8192
 ALIKE = 64
 """Fewer shared tokens don't make up for rows of unlike length in one pass."""
 
-SCORED_LOGITS = 2**25
-"""Most logits in one scoring pass (128 MB in float32), where one row does not need more by itself."""
+SCORED_LOGITS = 2**24
+"""Most logits in one scoring pass (64 MB in float32), where one row does not need more by itself."""
 
 
 @dataclass

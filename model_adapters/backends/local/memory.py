@@ -1,6 +1,8 @@
 """How much room keys and values may take. Imports torch."""
 
+import ctypes
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +56,15 @@ def free_bytes(device: torch.device) -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):  # not told on this system
         return 8 * 2**30
+
+
+def give_back() -> None:
+    """Have the C library return what was freed to the system, where it can.
+
+    What passes of many sizes leave behind is seldom of use to the next one, and adds up to more than a small model.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def slots(

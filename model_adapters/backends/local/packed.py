@@ -10,6 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from model_adapters.backends.local.memory import give_back
+
 ROWS_HINT = 16
 """oneDNN chooses the layout for a product of so many rows; it serves every other number too."""
 
@@ -30,6 +32,7 @@ class PackedWeights:
             if _is_plain(layer):
                 assert isinstance(layer, nn.Linear)
                 self._pack(layer, id(layer.weight) in shared)
+        give_back()
 
     def __len__(self) -> int:
         return len(self._layers)

@@ -10,6 +10,7 @@ from model_adapters.backend import Likelihood, Proof
 from model_adapters.backends.local.blocks import SteeredBlocks
 from model_adapters.backends.local.forward import Forward
 from model_adapters.backends.local.jobs import Reading, Scoring, by_row
+from model_adapters.backends.local.memory import give_back
 from model_adapters.backends.local.prefixes import Past
 from model_adapters.backends.local.progress import Tally
 from model_adapters.backends.local.prompts import PromptReader
@@ -61,6 +62,7 @@ class Passes:
                         job.future.set_exception(problem)
         finally:
             self.blocks.clear()
+            give_back()
 
     def _tables(self, rows: Sequence[Scoring]) -> Iterator[Tensor]:
         """Logits for each row, `(continuation, vocabulary)`. Rows with one stem read it once."""

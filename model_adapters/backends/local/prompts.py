@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model_adapters.backends.local.forward import Batch, Forward
+from model_adapters.backends.local.forward import Forward
 from model_adapters.backends.local.plan import BatchPlan
 from model_adapters.backends.local.prefixes import LEAST, Past, Prefixes, common_beginning, grown, stacked
 from model_adapters.backends.passage import Passage
@@ -75,8 +75,8 @@ class PromptReader:
         held = [0 if past is None else past.length for past in pasts]
         rest = [list(text[count:]) for text, count in zip(texts, held, strict=True)]
         passages = [Passage(tokens, len(tokens) + 1) for tokens in rest]
-        batch = Batch.behind(held, passages, self.pad, self.forward.device)
         self.forward.blocks.use(BatchPlan())
+        batch = self.forward.behind(held, passages, self.pad)
         cache = stacked(pasts)
         self.forward(batch.tokens, batch.attention, batch.positions, batch.span, cache=cache, use_cache=True)
         return grown(pasts, cache, [len(tokens) for tokens in rest])

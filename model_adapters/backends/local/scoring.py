@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from model_adapters.backends.local.forward import Batch, Forward
+from model_adapters.backends.local.forward import Forward
 from model_adapters.backends.local.prefixes import Past, grown, stacked
 from model_adapters.backends.local.proof import NOT_FINITE
 from model_adapters.backends.passage import Passage
@@ -31,7 +31,7 @@ def score_passages(passages: Sequence[Passage], wanted: Sequence[int], forward: 
 
     Yields `(wanted, vocabulary)` per row. Rows are padded on the left, so wanted columns are the last ones.
     """
-    batch = Batch.of(passages, pad, forward.device)
+    batch = forward.batch(passages, pad)
     width = batch.tokens.shape[1]
     keep = torch.arange(width - max(wanted), width, device=forward.device)
     logits = forward(batch.tokens, batch.attention, batch.positions, batch.span, keep=keep).logits
@@ -52,7 +52,7 @@ def score_tails(
     `tails` are (place of the stem, tokens). The rows of `forward.blocks` are the tails' afterwards. Yields
     `(wanted + tail, vocabulary)` per tail.
     """
-    batch = Batch.of(stems, pad, forward.device)
+    batch = forward.batch(stems, pad)
     width = batch.tokens.shape[1]
     keep = torch.arange(width - max(wanted), width, device=forward.device)
     longest = max(len(tokens) for _, tokens in tails)
@@ -69,14 +69,14 @@ def score_tails(
         parts = [of_stems[place, -wanted[place] :]]
         if of_tails is not None:
             parts.append(of_tails[row, : len(tokens)])
-        yield torch.cat(parts)
+        yield parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _tail_logits(
     held: Sequence[int], tails: Sequence[list[int]], cache: DynamicCache, forward: Forward, pad: int
 ) -> Tensor:
     """Logits after every token of tails that go on after what a cache holds, `(tails, longest tail, vocabulary)`."""
-    after = Batch.behind(held, [Passage(tokens, 0) for tokens in tails], pad, forward.device)
+    after = forward.behind(held, [Passage(tokens, 0) for tokens in tails], pad)
     every = torch.arange(after.tokens.shape[1], device=forward.device)
     output = forward(
         after.tokens, after.attention, after.positions, after.span, cache=cache, keep=every, use_cache=True
@@ -99,7 +99,7 @@ def score_behind(
     """
     held = [0 if past is None else past.length for past in pasts]
     rest = [Passage(stem.tokens[count:], stem.prompt_tokens - count) for stem, count in zip(stems, held, strict=True)]
-    batch, cache = Batch.behind(held, rest, pad, forward.device), stacked(pasts)
+    batch, cache = forward.behind(held, rest, pad), stacked(pasts)
     lengths = [len(one.tokens) for one in rest]
     columns = sorted({column for end, count in zip(lengths, wanted, strict=True) for column in range(end - count, end)})
     keep = torch.tensor(columns, device=forward.device)
@@ -118,7 +118,7 @@ def score_behind(
         parts = [output.logits[place, starts[place] : starts[place] + wanted[place]]]
         if of_tails is not None:
             parts.append(of_tails[row, : len(tokens)])
-        yield torch.cat(parts)
+        yield parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def token_scores(logits: Tensor, continuation: Sequence[int]) -> TokenScores:
@@ -143,8 +143,9 @@ def log_probabilities(logits: Tensor) -> Tensor:
 
 def read_activations(passage: Passage, start: int, forward: Forward, pad: int) -> np.ndarray:
     """Outputs of all blocks at the tokens from position `start` on: `(n_layers, tokens, d_model)`, float32."""
-    batch = Batch.of([passage], pad, forward.device)
+    batch = forward.batch([passage], pad)
     captured: list[Tensor] = []
     forward.blocks.captured = captured
     forward(batch.tokens, batch.attention, batch.positions, batch.span)
-    return torch.stack([layer[0, start:].float().cpu() for layer in captured]).numpy()
+    count = len(passage.tokens) - start
+    return torch.stack([layer[0, -count:].float().cpu() for layer in captured]).numpy()

@@ -1,10 +1,12 @@
 """Keys and values of the rows that are being written, in one preallocated block per layer. Imports torch.
 
 Rows are aligned on the right: the newest token of every row lies in the same column, so a step writes one column and
-copies nothing. A row that leaves is overwritten by the last one; columns that no row needs any more are given back
-when the block is full.
+copies nothing, and distances between columns are those between tokens, as sliding windows need. A row that leaves is
+overwritten by the last one. A full block is exchanged for one as wide as its rows and some steps more.
 """
 
+import math
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +16,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from model_adapters.backends.local.prefixes import Past
 
-SLACK = 256
-"""Columns beyond the longest row: how many steps lie between two moves of the whole block."""
+SLACK = 160
+"""Columns beyond the longest row: how many steps lie between two exchanges of the block."""
 
 
 class SlotLayer(CacheLayerMixin):
@@ -38,7 +40,7 @@ class SlotLayer(CacheLayerMixin):
     def _empty(self, states: Tensor) -> Tensor:
         shape = (self._store.slots, states.shape[1], self._store.columns, states.shape[3])
         # Zeros: a masked column still enters the attention's product, and what is not a number would spread.
-        return states.new_zeros(shape)
+        return states.new_zeros(shape) if states.device.type != "cpu" else _unwritten(shape, states.dtype)
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Write the pass's columns behind what is there; returns all that the rows may look at."""
@@ -61,6 +63,18 @@ class SlotLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         """No limit that a model should know of."""
         return -1
+
+
+def _unwritten(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros in memory of their own, of which the system gives a page only when it is first written: most rows never
+    fill their columns. It takes all of it back when the tensor goes."""
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
+
+
+def _shift(row: Tensor, first: int, end: int, by: int) -> None:
+    """Move columns `first` to `end` of one row's block, `(heads, columns, head_dim)`, to the right by so many."""
+    row[:, first + by : end + by] = row[:, first:end].clone()
 
 
 class KeyValueStore:
@@ -119,8 +133,8 @@ class KeyValueStore:
         length = self.lengths[place]
         old, new = slice(self.end - length, self.end + tokens), slice(self.end - length - tokens, self.end)
         for layer in self.layers:
-            layer.keys[place, :, new] = layer.keys[place, :, old].clone()
-            layer.values[place, :, new] = layer.values[place, :, old].clone()
+            _shift(layer.keys[place], old.start, old.stop, -tokens)
+            _shift(layer.values[place], old.start, old.stop, -tokens)
         self.mask[place, new] = 1
         self.lengths[place] = length + tokens
         self._trim()
@@ -142,8 +156,10 @@ class KeyValueStore:
         other.rows, other.lengths = self.rows, list(self.lengths)
         for old, new in zip(self.layers, other.layers, strict=True):
             new.lazy_initialization(old.keys, old.values)
-            new.keys[: self.rows, :, : self.width] = old.keys[: self.rows, :, used]
-            new.values[: self.rows, :, : self.width] = old.values[: self.rows, :, used]
+            for row, length in enumerate(self.lengths):
+                here, there = slice(self.end - length, self.end), slice(self.width - length, self.width)
+                new.keys[row, :, there] = old.keys[row, :, here]
+                new.values[row, :, there] = old.values[row, :, here]
             del old.keys, old.values
         other.mask[: self.rows, : self.width] = self.mask[: self.rows, used]
         return other
@@ -155,9 +171,7 @@ class KeyValueStore:
         self.mask.zero_()
 
     def begin_step(self) -> None:
-        """Make sure of a free column, and mark it as every row's newest token."""
-        if self.end == self.columns:
-            self._move(-self.first)
+        """Mark the next column as every row's newest token; there must be one."""
         self.mask[: self.rows, self.end] = 1
 
     def end_step(self) -> None:
@@ -214,8 +228,9 @@ class KeyValueStore:
         old, new = slice(self.first, self.end), slice(self.first + by, self.end + by)
         for layer in self.layers:
             if layer.is_initialized:
-                layer.keys[: self.rows, :, new] = layer.keys[: self.rows, :, old].clone()
-                layer.values[: self.rows, :, new] = layer.values[: self.rows, :, old].clone()
+                for row, length in enumerate(self.lengths):
+                    _shift(layer.keys[row], self.end - length, self.end, by)
+                    _shift(layer.values[row], self.end - length, self.end, by)
         moved = self.mask[: self.rows, old].clone()
         self.mask[: self.rows] = 0
         self.mask[: self.rows, new] = moved
