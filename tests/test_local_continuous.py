@@ -64,6 +64,23 @@ class Twin:
                 assert torch.equal(keys[place][:, mask], expected)
                 assert torch.equal(values[place], -keys[place])
 
+    def ahead(self, place, tokens, kept):
+        place = place % len(self.rows)
+        needed = self.store.columns_ahead(place, tokens)
+        if self.store.columns < needed:
+            self.store = self.store.resized(4, needed)
+        attention = self.store.begin_ahead(place, tokens)
+        fresh = self.fresh(tokens)
+        for number, layer in enumerate(self.store.layers):
+            keys = torch.tensor(fresh)[None, None, :, None].expand(1, HEADS, -1, DIM) + 1000 * number
+            seen, values = layer.update(keys, -keys)
+            assert seen.shape[2] == attention.shape[1]
+            expected = torch.tensor([*self.rows[place], *fresh])[None, :, None].expand(HEADS, -1, DIM) + 1000 * number
+            assert torch.equal(seen[0][:, attention[0].bool()], expected)
+            assert torch.equal(values, -seen)
+        self.store.end_ahead(min(kept, tokens))
+        self.rows[place] += fresh[: min(kept, tokens)]
+
     def keep(self, staying):
         order = self.store.keep(staying)
         assert sorted(order) == sorted(staying)
@@ -76,6 +93,7 @@ MOVES = st.lists(
         st.tuples(st.just("step"), st.integers(1, 6)),
         st.tuples(st.just("keep"), st.sets(st.integers(0, 3))),
         st.tuples(st.just("resize"), st.integers(40, 60)),
+        st.tuples(st.just("ahead"), st.tuples(st.integers(0, 3), st.integers(2, 9), st.integers(1, 9))),
     ),
     max_size=14,
 )
@@ -93,6 +111,8 @@ def test_the_store_holds_every_rows_keys_whatever_comes_and_goes(moves):
             twin.keep([place for place in range(len(twin.rows)) if place in what])
         elif kind == "resize" and twin.rows and twin.store.columns < what:
             twin.store = twin.store.resized(4, what)
+        elif kind == "ahead" and twin.rows:
+            twin.ahead(*what)
         elif kind == "step":
             for _ in range(what):
                 if twin.rows and max(map(len, twin.rows)) < twin.store.columns - 1 - twin.store.spare:
@@ -193,25 +213,30 @@ def test_a_budget_too_small_for_one_row_is_refused_with_the_number():
     with opened(kv_memory_mb=1) as backend:
         done = together(backend, [Request(user("a" * n), CONTROL, Sampling(max_tokens=900)) for n in (1, 2, 3)])
         decoder = backend._engine.writer._decoder
-        assert decoder.store.slots == 2**20 // (512 * (decoder.store.columns))
+        assert decoder.store.slots == 2**20 // (512 * decoder._longest)
     assert [one.tokens_out for one in done] == [900] * 3
 
 
-def test_a_longer_request_grows_the_store():
-    """A request that needs more columns than the running ones joins them without waiting."""
+def test_the_store_is_as_wide_as_its_rows():
+    """A request that needs more columns than the running ones joins without waiting; when it has left, the next block
+    is narrower."""
     with opened() as backend:
+        decoder = backend._engine.writer._decoder
 
         async def work():
-            first = asyncio.create_task(backend.complete(Request(user("a"), CONTROL, Sampling(max_tokens=200))))
+            first = asyncio.create_task(backend.complete(Request(user("a"), CONTROL, Sampling(max_tokens=800))))
             await asyncio.sleep(0.05)
             second = await backend.complete(Request(user("b" * 600), CONTROL, Sampling(max_tokens=5)))
-            return await first, second
+            wide = decoder.store.columns
+            while decoder.store.columns == wide:
+                await asyncio.sleep(0.01)
+            narrow = decoder.store.columns
+            return await first, second, wide, narrow
 
-        first, second = run(work())
-        columns = backend._engine.writer._decoder.store.columns
+        first, second, wide, narrow = run(work())
         assert alone(backend, Request(user("b" * 600), CONTROL, Sampling(max_tokens=5))).token_ids == second.token_ids
-    assert first.tokens_out == 200
-    assert columns >= 600 + SLACK
+    assert first.tokens_out == 800
+    assert wide >= 600 + SLACK > narrow
 
 
 def test_out_of_memory_on_admission_goes_on_with_fewer_rows(caplog):

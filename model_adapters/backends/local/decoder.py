@@ -101,7 +101,7 @@ class Decoder:
             return False
         place = next(number for number, one in enumerate(self.alive) if one is row)
         tokens = torch.tensor([[row.next_read, *guesses]], device=device)
-        store = self._with_room(store.lengths[place] + store.spare + 2 * tokens.shape[1])
+        store = self._with_room(store.columns_ahead(place, tokens.shape[1]))
         attention = store.begin_ahead(place, tokens.shape[1])
         positions = store.lengths[place] + torch.arange(tokens.shape[1], device=device)[None, :]
         span = Span(response=torch.ones_like(tokens, dtype=torch.bool), is_tentative=True)

@@ -111,10 +111,14 @@ class KeyValueStore:
         """The mask of the coming pass of one token a row: `(rows, width + 1)`."""
         return self.mask[: self.rows, self.first : self.end + 1]
 
-    def begin_ahead(self, place: int, tokens: int) -> Tensor:
-        """Make room for a pass of several tokens of one row; returns its mask, `(1, width + tokens)`.
+    def columns_ahead(self, place: int, tokens: int) -> int:
+        """How many columns `begin_ahead` needs."""
+        return max(self.width + tokens, self.lengths[place] + self.spare + 2 * tokens)
 
-        `end_ahead` must follow.
+    def begin_ahead(self, place: int, tokens: int) -> Tensor:
+        """Prepare a pass of several tokens of one row; returns its mask, `(1, width + tokens)`.
+
+        There must be `columns_ahead`, and `end_ahead` must follow.
         """
         if self.end + tokens > self.columns:
             self._move(-self.first)
