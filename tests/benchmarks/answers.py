@@ -22,7 +22,7 @@ from tests.benchmarks.pairs import Ratio
 from tests.benchmarks.side import Done, Order, Side
 
 ROWS, TOKENS, QUESTIONS = 16, 512, 48
-BEHAVIOR, LAYER, DOSE, DERAILING_DOSE = "funny", 14, 0.3, 0.55
+BEHAVIOR, LAYER, DOSE, DERAILING_DOSE = "funny", 14, 0.1, 0.2
 LETTER_PAIRS = 5
 
 
@@ -97,11 +97,11 @@ def at_limit(done: Sequence[Done]) -> int:
     return sum(length >= TOKENS - 8 for length in lengths)
 
 
-def answer_lines(pairs: int = 2) -> Iterator[Line]:
+def answer_lines() -> Iterator[Line]:
     """Unsteered with letters and memory, steered, derailing."""
     sampled = f"{QUESTIONS} of the questions a pair, greedy, {TOKENS} tokens, {ROWS} rows a side"
     with both({"method": "control"}, "hf", {}) as (ours, theirs):
-        ratio, mine, other = compared(ours, theirs, lambda part: Order(QUESTIONS, part, TOKENS), pairs)
+        ratio, mine, other = compared(ours, theirs, lambda part: Order(QUESTIONS, part, TOKENS), 2)
         yield Line("chain of thought, unsteered: `hf` / ours", ratio, Bar(2.0, 3.0, at_least=True), sampled)
         memory = mine[-1].peak_mb / other[-1].peak_mb
         said = f"highest resident memory of either process after these answers, {mine[-1].peak_mb:.0f} MB ours"
@@ -118,9 +118,6 @@ def answer_lines(pairs: int = 2) -> Iterator[Line]:
         ):
             mine_file, their_file = steering_files(Path(name), vector, dose)
             with both({"steering": str(mine_file)}, "steered", {"steer_path": str(their_file)}) as (ours, theirs):
-                ratio, mine, _ = compared(ours, theirs, lambda part: Order(QUESTIONS, part, TOKENS), pairs)
-            asked = (
-                f"CAA at dose {dose}, all positions; {at_limit(mine)} of {pairs * QUESTIONS} answers run to the limit"
-            )
-            said = f"{sampled}; {asked}"
+                ratio, mine, _ = compared(ours, theirs, lambda part: Order(QUESTIONS, part, TOKENS), 1)
+            said = f"{sampled}; CAA at dose {dose}, all positions: {at_limit(mine)} answers run to the limit"
             yield Line(measure, ratio, bar, said)

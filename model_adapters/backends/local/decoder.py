@@ -9,7 +9,7 @@ from transformers.cache_utils import DynamicCache
 
 from model_adapters.backends.local import echo
 from model_adapters.backends.local.forward import Forward, rounded_down
-from model_adapters.backends.local.generation import Ending, Row, choose_tokens
+from model_adapters.backends.local.generation import Ending, Row, best_tokens, choose_token, choose_tokens
 from model_adapters.backends.local.memory import Footprint, give_back, slots
 from model_adapters.backends.local.plan import BatchPlan
 from model_adapters.backends.local.prefixes import rows_of
@@ -110,8 +110,9 @@ class Decoder:
         keep = torch.arange(tokens.shape[1], device=device)
         output = self.forward(tokens, attention, positions, span, cache=store.cache, keep=keep, use_cache=True)
         read = 0
-        for logits, guess in zip(output.logits[0], [*guesses, None], strict=True):
-            choose_tokens([row], logits[None], self.ending, plan.gates)
+        best = best_tokens(output.logits[0])
+        for logits, token, guess in zip(output.logits[0], best, [*guesses, None], strict=True):
+            choose_token(row, logits, token, self.ending)
             read += 1
             if not row.stays or row.tokens[-1] != guess:
                 break

@@ -137,21 +137,30 @@ def choose_tokens(rows: Sequence[Row], logits: Tensor, ending: Ending, gates: Ga
 
     A row whose logits are not finite ends and `is_broken`; one that fails by itself ends with its `problem`.
     """
-    greedy = likely(logits)
-    finite = logits.gather(1, greedy[:, None])[:, 0].isfinite()  # NaN and infinity win every argmax
-    for place, (row, best, own, is_finite) in enumerate(
-        zip(rows, greedy.tolist(), logits, finite.tolist(), strict=True)
-    ):
-        if not is_finite:
-            row.is_broken, row.stop_reason = True, "unknown"
-        elif fired := gates.fired(place):
+    for place, (row, own, best) in enumerate(zip(rows, logits, best_tokens(logits), strict=True)):
+        if best is not None and (fired := gates.fired(place)):
             row.events, row.stop_reason = fired, "interrupt"
         else:
-            try:
-                row.say(row.next_token(own, best))
-                row.stop_reason = ending.reason(row)
-            except Exception as problem:
-                row.problem, row.stop_reason = problem, "unknown"
+            choose_token(row, own, best, ending)
+
+
+def best_tokens(logits: Tensor) -> list[int | None]:
+    """The most likely token of each row of `(batch, vocabulary)` logits; None where they are not finite."""
+    greedy = likely(logits)
+    finite = logits.gather(1, greedy[:, None])[:, 0].isfinite()  # NaN and infinity win every argmax
+    return [best if is_finite else None for best, is_finite in zip(greedy.tolist(), finite.tolist(), strict=True)]
+
+
+def choose_token(row: Row, logits: Tensor, best: int | None, ending: Ending) -> None:
+    """One row's next token, or its end; logits are `(vocabulary,)`, `best` is their most likely token."""
+    if best is None:
+        row.is_broken, row.stop_reason = True, "unknown"
+        return
+    try:
+        row.say(row.next_token(logits, best))
+        row.stop_reason = ending.reason(row)
+    except Exception as problem:
+        row.problem, row.stop_reason = problem, "unknown"
 
 
 def write_answers(
