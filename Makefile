@@ -27,9 +27,11 @@ test-all: lint model
 test-vllm: model $(VLLM_STAMP)
 	STEER_TASKS_VLLM=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -m vllm
 
-# Paired measurements; prints ratios and what they were measured on. Nothing else should run beside it.
-bench: $(STAMP)
-	$(BIN)/python -m tests.benchmarks
+# Paired measurements; prints ratios and what they were measured on. Nothing else should run beside it. vLLM is measured
+# where `make test-vllm` has built its environment, or STEER_TASKS_VLLM names another.
+bench: model
+	STEER_TASKS_VLLM=$(or $(STEER_TASKS_VLLM),$(if $(wildcard $(VLLM_STAMP)),$(abspath $(VLLM_VENV)))) \
+		$(BIN)/python -m tests.benchmarks
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

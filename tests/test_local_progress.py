@@ -272,7 +272,7 @@ def test_no_bar_means_no_look(tiny, capfd, monkeypatch):
     """With `disable_tqdm` nothing is printed, and nobody asks how far the model is."""
     monkeypatch.setattr(lm_eval_progress, "EVERY_S", 0.0)
     model = HookSteered(**local(tiny), method="control")
-    monkeypatch.setattr(model.local, "progress", lambda: pytest.fail("looked"))
+    monkeypatch.setattr(model.backend, "progress", lambda: pytest.fail("looked"))
     capfd.readouterr()
     model.loglikelihood([request("loglikelihood", "a", " b")], disable_tqdm=True)
     assert capfd.readouterr().err == ""

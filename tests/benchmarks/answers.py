@@ -22,7 +22,7 @@ from tests.benchmarks.pairs import Ratio
 from tests.benchmarks.side import Done, Order, Side
 
 ROWS, TOKENS, QUESTIONS = 16, 512, 48
-BEHAVIOR, LAYER, DOSE, DERAILING_DOSE = "funny", 14, 0.1, 0.2
+BEHAVIOR, LAYER, DOSE, DERAILING_DOSE = "funny", 14, 0.1, 0.165
 LETTER_PAIRS = 5
 
 

@@ -21,12 +21,14 @@ from tests.benchmarks.questions import chosen, drawn_questions, written
 @dataclass(frozen=True)
 class Order:
     """Part number `part` of the drawn questions, `count` of them: by the likelihoods of their letters where `letters`,
-    else in up to `tokens` tokens of greedy text."""
+    else in up to `tokens` tokens of greedy text. A `bare` request is a text like anybody's, so that our model adds no
+    likelihood signal."""
 
     count: int
     part: int = 0
     tokens: int = 512
     letters: bool = False
+    bare: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ def obeyed(model: Any, order: Order) -> Done:
         seconds = timed(lambda: model.loglikelihood(requests, disable_tqdm=True))
     else:
         requests = written(questions, model.apply_chat_template, order.tokens)
+        for request in requests if order.bare else ():
+            request.doc = {}
         seconds = timed(lambda: answers.extend(model.generate_until(requests, disable_tqdm=True)))
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return Done(seconds, peak_mb, answers)

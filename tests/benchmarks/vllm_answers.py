@@ -47,16 +47,14 @@ def vllm_lines() -> Iterator[Any]:
     for number in range(PAIRS):
         if number % 2:
             their_seconds = float(theirs.tell(order(number)))
-            mine = ours.ask(Order(QUESTIONS, number, TOKENS)).seconds
+            mine = ours.ask(Order(QUESTIONS, number, TOKENS, bare=True)).seconds
         else:
-            mine = ours.ask(Order(QUESTIONS, number, TOKENS)).seconds
+            mine = ours.ask(Order(QUESTIONS, number, TOKENS, bare=True)).seconds
             their_seconds = float(theirs.tell(order(number)))
         ratios.append(mine / their_seconds)
     ours.close()
     theirs.close()
-    sampled = (
-        f"{QUESTIONS} of the questions a pair, greedy, {TOKENS} tokens; ours with proofs and the likelihood signal"
-    )
+    sampled = f"{QUESTIONS} of the questions a pair, greedy, {TOKENS} tokens; ours with proofs"
     yield Line(
         "chain of thought, unsteered: ours / vLLM on the processor", Ratio(tuple(ratios)), Bar(1.5, 1.0), sampled
     )

@@ -58,7 +58,7 @@ class Decoder:
 
         Raises Refused where it has no room for a row even by itself.
         """
-        room = self._make_room(rows) - len(self.alive)
+        room = max(0, self._make_room(rows) - len(self.alive))
         joining = [row for row in rows[:room] if row.stays]
         self._join([row for row in joining if row.is_bare])
         for group in self._groups([row for row in joining if not row.is_bare]):
@@ -124,6 +124,8 @@ class Decoder:
 
     def clear(self) -> list[Row]:
         """Forget everything; returns the rows that were being written."""
+        if self.store is not None:
+            self.store.release()
         alive, self.alive, self.plan, self.store = self.alive, [], BatchPlan(), None
         self.forward.blocks.clear()
         return alive
@@ -146,7 +148,8 @@ class Decoder:
         columns = min(max(len(row.prompt) for row in rows) + SLACK, self._longest)
         if store is None or not self.alive:
             if store is None or store.columns < columns or store.slots < most:
-                self.store = store = None  # before the new one is made: both need not fit
+                if store is not None:
+                    store.release()  # before the new one is made: both need not fit
                 self.store = KeyValueStore(self.cost.layers, most, columns, device)
         elif store.columns < columns or store.slots < most:
             self.store = store.resized(max(most, store.slots), max(columns, store.columns))

@@ -168,11 +168,14 @@ class KeyValueStore:
         other.mask[: self.rows, : self.width] = self.mask[: self.rows, used]
         return other
 
-    def clear(self) -> None:
-        """Let all rows go; the memory stays."""
+    def release(self) -> None:
+        """Let all rows go, and the memory with them."""
         self.first = self.end = self.rows = 0
         self.lengths = []
-        self.mask.zero_()
+        for layer in self.layers:
+            if layer.is_initialized:
+                del layer.keys, layer.values
+                layer.is_initialized = False
 
     def begin_step(self) -> None:
         """Mark the next column as every row's newest token; there must be one."""
