@@ -36,6 +36,7 @@ from model_adapters.methods import methods
 from model_adapters.methods.prompt import SimplePrompt
 from model_adapters.steering import CONTROL, AddVector, Steering, SystemPrompt
 from model_adapters.steering_file import save_steering
+from steer_tasks.analysis.clustered import clustered_variance
 from steer_tasks.arms import pairs
 from steer_tasks.behavior import behavior
 from steer_tasks.coherence import coherence
@@ -43,7 +44,7 @@ from steer_tasks.lm_eval_support import document
 from steer_tasks.mmlu_171 import mmlu_171
 from steer_tasks.protocols import load_protocol
 from steer_tasks.questions import load_questions
-from steer_tasks.scorers import accuracy, answered, clustered_variance, two_way_stderr
+from steer_tasks.scorers import accuracy, answered, two_way_stderr
 from steer_tasks.solvers import check_report, steered_api, steered_generate
 from tests.tiny_model import tiny_model
 

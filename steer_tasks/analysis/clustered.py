@@ -1,0 +1,131 @@
+"""The mean of values that come in clusters, such as a question's differences under all behaviors, with its interval.
+
+One way of clustering: Liang and Zeger, Biometrika 73 (1986), for a mean. Two ways at once: Cameron, Gelbach and Miller,
+Journal of Business & Economic Statistics 29 (2011), section 2.2. Each term has the factor G / (G - 1), and t has the
+smaller number of clusters minus one degrees of freedom (the same, section 2.3).
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from model_adapters.errors import SteerError
+from steer_tasks.analysis.findings import Estimate
+
+LEVEL = 0.95
+"""Nominal coverage where none is asked for."""
+
+_ROUNDING = 1e-12
+"""A variance below this share of the values' mean square is rounding."""
+
+Clusters = Mapping[str, Sequence[Hashable]]
+"""Of each way of clustering its name and each value's cluster: `{"question": […], "behavior": […]}`; one or two."""
+
+
+def clustered_mean(
+    values: Sequence[float] | np.ndarray, clusters: Clusters, level: float = LEVEL, span: float | None = None
+) -> Estimate:
+    """The mean of `values` with a two-sided t interval that respects the clusters.
+
+    `span` is the farthest that a value can lie from another, in the values' unit; it serves only where values don't
+    vary between clusters at all. Then the interval is what may have gone unseen in that many clusters, if `span` is
+    given, and is None otherwise, as it is with fewer than two clusters of one kind. Raises SteerError for no values,
+    for a value that isn't finite, and for a number of clusters' names that isn't that of the values.
+    """
+    held = np.asarray(values, dtype=float)
+    codes = _codes(held, clusters)
+    counts = {name: int(code.max()) + 1 for name, code in codes.items()}
+    fewest = min(counts.values())
+    value, ways = float(held.mean()), "clustered by " + " and ".join(counts)
+    if fewest < 2:
+        return Estimate(value, None, None, level, None, None, f"{ways}: one cluster, no interval", counts)
+    variance = two_way_variance(held, *codes.values()) if len(codes) == 2 else _variance(held, *codes.values())
+    if variance <= _ROUNDING * float(np.mean(held * held)):
+        return _unvaried(value, level, span, ways, counts)
+    stderr, df = math.sqrt(variance), float(fewest - 1)
+    reach = float(stdtrit(df, (1 + level) / 2)) * stderr
+    return Estimate(value, value - reach, value + reach, level, stderr, df, f"{ways}, t", counts)
+
+
+def upper_limit(
+    values: Sequence[float] | np.ndarray, clusters: Clusters, level: float = LEVEL, span: float | None = None
+) -> float | None:
+    """One-sided upper confidence limit of the mean at `level`; None where `clustered_mean` has no interval."""
+    return clustered_mean(values, clusters, 2 * level - 1, span).high
+
+
+def lower_limit(
+    values: Sequence[float] | np.ndarray, clusters: Clusters, level: float = LEVEL, span: float | None = None
+) -> float | None:
+    """One-sided lower confidence limit of the mean at `level`; None where `clustered_mean` has no interval."""
+    return clustered_mean(values, clusters, 2 * level - 1, span).low
+
+
+def p_value(estimate: Estimate, null: float = 0.0) -> float | None:
+    """Two-sided p of the estimate's t test that the mean is `null`; None where it has no standard error."""
+    if estimate.stderr is None or estimate.df is None:
+        return None
+    return float(2 * stdtr(estimate.df, -abs(estimate.value - null) / estimate.stderr))
+
+
+def clustered_variance(values: Sequence[float] | np.ndarray, keys: Sequence[Hashable]) -> float:
+    """Variance of the mean of n values in G clusters: G / (G - 1) · Σ (cluster sum of residuals)² / n².
+
+    0 where there is one cluster only.
+    """
+    return _variance(np.asarray(values, dtype=float), numbered(keys))
+
+
+def two_way_variance(values: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
+    """Variance of the mean of values (n,) clustered by two codes (n,) at once: V_first + V_second - V_both.
+
+    Where that is not positive (one cluster of a kind only, or few clusters) the larger of the one-way variances.
+    """
+    one_way = _variance(values, first), _variance(values, second)
+    both = sum(one_way) - _variance(values, _joined(first, second))
+    # Without a second cluster the difference is 0 but for rounding, and the one-way variance is what is meant.
+    return both if both > _ROUNDING * max(one_way) else max(one_way)
+
+
+def numbered(keys: Sequence[Hashable]) -> np.ndarray:
+    """A number from 0 for each key (n,), equal for equal keys, in order of appearance."""
+    number: dict[Hashable, int] = {}
+    return np.fromiter((number.setdefault(key, len(number)) for key in keys), dtype=np.intp, count=len(keys))
+
+
+def _variance(values: np.ndarray, codes: np.ndarray) -> float:
+    sums = np.bincount(codes, values - values.mean())
+    groups = len(sums)
+    return float(sums @ sums) / len(values) ** 2 * groups / (groups - 1) if groups > 1 else 0.0
+
+
+def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.unique(first * (second.max() + 1) + second, return_inverse=True)[1]
+
+
+def _unvaried(value: float, level: float, span: float | None, ways: str, counts: Mapping[str, int]) -> Estimate:
+    """What may have gone unseen: Hanley and Lippman-Hand, Journal of the American Medical Association 249 (1983).
+
+    If a share s of clusters differed, the chance to see none in G is (1 - s)^G. It is at least (1 - level) / 2 up to
+    s = 1 - ((1 - level) / 2)^(1 / G), and each that differs moves the mean by at most `span`.
+    """
+    said = f"{ways}: no variation"
+    if span is None:
+        return Estimate(value, None, None, level, None, None, f"{said}, no interval", counts)
+    reach = span * (1 - ((1 - level) / 2) ** (1 / min(counts.values())))
+    return Estimate(value, value - reach, value + reach, level, None, None, f"{said}, rule of three", counts)
+
+
+def _codes(values: np.ndarray, clusters: Clusters) -> dict[str, np.ndarray]:
+    if len(clusters) not in (1, 2):
+        raise SteerError(f"{len(clusters)} ways of clustering ({', '.join(clusters) or 'none'}); give one or two")
+    if not len(values):
+        raise SteerError("there are no values to take the mean of; check that scores are there")
+    if not np.isfinite(values).all():
+        raise SteerError("a value isn't a finite number; leave missing scores out")
+    for name, keys in clusters.items():
+        if len(keys) != len(values):
+            raise SteerError(f"{len(keys)} clusters by {name} for {len(values)} values; give each value one")
+    return {name: numbered(keys) for name, keys in clusters.items()}
