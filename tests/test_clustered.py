@@ -33,17 +33,30 @@ def test_one_way_is_the_t_interval_of_cluster_means_when_clusters_are_equal():
 
 
 def test_two_ways_by_hand():
-    """Residuals 2 0 -1 -1 -1 1 about 2: by question 1/3, by behavior 0, by both 4/15, so together 1/15."""
-    values = np.array([4.0, 2.0, 1.0, 1.0, 1.0, 3.0])
+    """Residuals 3 1 1 -1 -1 -3 about 2: by question 4/3, by behavior 1, by both 11/15, so together 8/5."""
+    values = np.array([5.0, 3.0, 3.0, 1.0, 1.0, -1.0])
     questions, behaviors = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 0, 1, 0, 1])
-    assert clustered_variance(values, questions.tolist()) == pytest.approx(1 / 3)
-    assert clustered_variance(values, behaviors.tolist()) == pytest.approx(0)
-    assert two_way_variance(values, questions, behaviors) == pytest.approx(1 / 15)
+    assert clustered_variance(values, questions.tolist()) == pytest.approx(4 / 3)
+    assert clustered_variance(values, behaviors.tolist()) == pytest.approx(1)
+    assert two_way_variance(values, questions, behaviors) == pytest.approx(8 / 5)
     found = clustered_mean(values, {"question": questions.tolist(), "behavior": behaviors.tolist()})
-    assert found.stderr == pytest.approx(math.sqrt(1 / 15))
+    assert found.stderr == pytest.approx(math.sqrt(8 / 5))
     assert found.df == 1
-    assert found.high == pytest.approx(2 + t.ppf(0.975, 1) * math.sqrt(1 / 15))
+    assert found.high == pytest.approx(2 + t.ppf(0.975, 1) * math.sqrt(8 / 5))
     assert found.method == "clustered by question and behavior, t"
+
+
+def test_two_ways_are_never_less_than_one():
+    """By question 1/3, by behavior 0, by both 4/15: the formula gives 1/15, and 1/3 is taken."""
+    values = np.array([4.0, 2.0, 1.0, 1.0, 1.0, 3.0])
+    assert two_way_variance(values, np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 0, 1, 0, 1])) == pytest.approx(1 / 3)
+
+
+def test_a_step_adds_two_half_steps_to_the_squares():
+    """Four questions, one of which moved: with a step of 1 the squares are 3/4 and 2 · 1/4 more, over 4 · 3."""
+    values, clusters = [1.0, 0.0, 0.0, 0.0], {"question": list("abcd")}
+    assert clustered_mean(values, clusters).stderr == pytest.approx(math.sqrt(0.75 / 12))
+    assert clustered_mean(values, clusters, step=1).stderr == pytest.approx(math.sqrt(1.25 / 12))
 
 
 def test_limits_are_one_sided_and_p_is_that_of_t():
