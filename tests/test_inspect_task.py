@@ -506,7 +506,14 @@ def test_the_two_way_error_is_never_less_than_a_one_way_error():
     rows = scored([("q1", "a", 1.0), ("q1", "b", 0.0), ("q2", "a", 0.0), ("q2", "b", 1.0)])
     assert two_way_stderr()(rows) == 0.0
     # By question 1/3, by behavior 0, by both 4/15.
-    values = [("q1", "a", 4.0), ("q1", "b", 2.0), ("q2", "a", 1.0), ("q2", "b", 1.0), ("q3", "a", 1.0), ("q3", "b", 3.0)]
+    values = [
+        ("q1", "a", 4.0),
+        ("q1", "b", 2.0),
+        ("q2", "a", 1.0),
+        ("q2", "b", 1.0),
+        ("q3", "a", 1.0),
+        ("q3", "b", 3.0),
+    ]
     assert math.isclose(two_way_stderr()(scored(values)), math.sqrt(1 / 3))
     rows = scored([("q1", "a", 1.0), ("q1", "b", 0.0), ("q2", "a", 0.0), ("q2", "b", 1.0), ("q3", "a", 0.4)])
     values = [one.score.as_float() for one in rows]

@@ -3,7 +3,7 @@
 One way of clustering: Liang and Zeger, Biometrika 73 (1986), for a mean. Two ways at once: Cameron, Gelbach and Miller,
 Journal of Business & Economic Statistics 29 (2011), section 2.2. Each term has the factor G / (G - 1), and t has the
 smaller number of clusters minus one degrees of freedom (the same, section 2.3). The two-way variance is never taken to
-be less than either one-way variance: the largest of the three, as MacKinnon, Nielsen and Webb, arXiv:2406.08880, advise.
+be less than either one-way variance, a remedy that MacKinnon, Nielsen and Webb, arXiv:2406.08880, study.
 What that and `step` are worth was simulated: docs/statistics.md.
 """
 
