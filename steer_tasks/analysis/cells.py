@@ -1,16 +1,12 @@
-"""Records as arrays, and an arm's answers beside the control's: a cell is one behavior, question and draw."""
+"""Paired answers as arrays: a cell is one behavior, question and draw of an arm, beside its control's."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from steer_tasks.analysis.outcomes import Scale
-from steer_tasks.analysis.record import Record
-
-NEEDS_BEHAVIOR = "behavior_score"
-"""The outcome that has no meaning without a behavior, so that it isn't compared with a control that has none."""
+from steer_tasks.analysis.pairing import OF_THE_BEHAVIOR, Answer, Pair, value_of
 
 
 @dataclass(frozen=True)
@@ -65,6 +61,11 @@ class Pairs:
         """The pairs that have both scores."""
         return self.at(~np.isnan(self.difference))
 
+    @property
+    def half_scored(self) -> int:
+        """Pairs of which one side has a score only."""
+        return int((np.isnan(self.arm.mean) != np.isnan(self.control.mean)).sum())
+
     def at(self, places: np.ndarray) -> "Pairs":
         """The pairs at `places`, a mask or indices."""
         return Pairs(self.arm.at(places), self.control.at(places))
@@ -78,52 +79,48 @@ class Pairs:
         )
 
 
-def cells_of(records: Sequence[Record], outcome: str, questions: dict[str, int], behaviors: dict[str, int]) -> Cells:
-    """The records of one arm as cells, in order of appearance; the dictionaries number what they know or meet."""
-    place: dict[tuple[int, int, int], int] = {}
-    held: Counter[int] = Counter()
-    rows = []
-    for one in records:
-        behavior, question = one.pair
-        key = behaviors.setdefault(behavior, len(behaviors)), questions.setdefault(question, len(questions)), one.draw
-        cell = place.setdefault(key, len(place))
-        score = getattr(one, outcome)
-        rows.append((cell, held[cell], np.nan if score is None else float(score)))
-        held[cell] += 1
-    keys = np.array(list(place), dtype=np.intp).reshape(-1, 3)
-    scores = np.full((len(place), max(held.values(), default=1)), np.nan)
-    there = np.zeros(scores.shape, dtype=bool)
-    for cell, repeat, score in rows:
-        scores[cell, repeat], there[cell, repeat] = score, True
-    return Cells(keys[:, 0], keys[:, 1], keys[:, 2], scores, there)
+class Numbers:
+    """A number for each behavior and each question, the same for all arms. No behavior is one too: the empty one."""
 
+    def __init__(self) -> None:
+        self._behaviors: dict[str, int] = {}
+        self._questions: dict[str, int] = {}
 
-def paired(arm: Cells, control: Cells, outcome: str, no_behavior: int | None) -> Pairs:
-    """The cells of `arm` that the control has an answer for, beside it.
+    def behavior(self, name: str | None) -> int:
+        """The behavior's number."""
+        return self._behaviors.setdefault(name or "", len(self._behaviors))
 
-    A control without behavior (numbered `no_behavior`) stands for all behaviors, but not for a score of behavior. Of
-    several draws of the control the first is taken.
-    """
-    at: dict[tuple[int, int], int] = {}
-    for place, key in enumerate(zip(control.behavior.tolist(), control.question.tolist(), strict=True)):
-        at.setdefault(key, place)
-    found = []
-    for behavior, question in zip(arm.behavior.tolist(), arm.question.tolist(), strict=True):
-        place = at.get((behavior, question), -1)
-        if place < 0 and no_behavior is not None and outcome != NEEDS_BEHAVIOR:
-            place = at.get((no_behavior, question), -1)
-        found.append(place)
-    places = np.array(found, dtype=np.intp)
-    kept = places >= 0
-    return Pairs(arm.at(kept), control.at(places[kept]))
+    def question(self, text: str) -> int:
+        """The question's number."""
+        return self._questions.setdefault(text, len(self._questions))
+
+    def cells(self, answers: Sequence[Answer], outcome: str) -> Cells:
+        """Answers as cells, in their order."""
+        widest = max((len(one.repeats) for one in answers), default=1)
+        scores = np.full((len(answers), widest), np.nan)
+        there = np.zeros(scores.shape, dtype=bool)
+        keys = np.zeros((len(answers), 3), dtype=np.intp)
+        for place, one in enumerate(answers):
+            keys[place] = self.behavior(one.behavior), self.question(one.question), one.draw
+            held = [value_of(record, outcome) for record in one.repeats]
+            scores[place, : len(held)] = [np.nan if value is None else value for value in held]
+            there[place, : len(held)] = True
+        return Cells(keys[:, 0], keys[:, 1], keys[:, 2], scores, there)
+
+    def pairs(self, pairs: Sequence[Pair], outcome: str) -> Pairs:
+        """Those of the pairs that can be compared on the outcome."""
+        if outcome in OF_THE_BEHAVIOR:
+            pairs = [pair for pair in pairs if pair.shares_behavior]
+        treated, control = [pair.treated for pair in pairs], [pair.control for pair in pairs]
+        return Pairs(self.cells(treated, outcome), self.cells(control, outcome))
 
 
 def over_draws(values: np.ndarray, behavior: np.ndarray, question: np.ndarray) -> tuple[np.ndarray, ...]:
     """Values (cells,) averaged over the draws of each behavior and question: means, behaviors, questions."""
-    keys, place = np.unique(np.stack([behavior, question], 1), axis=0, return_inverse=True)
-    place = place.reshape(-1)
+    width = int(question.max(initial=0)) + 1
+    keys, place = np.unique(behavior * width + question, return_inverse=True)
     means = np.bincount(place, values, len(keys)) / np.bincount(place, minlength=len(keys))
-    return means, keys[:, 0], keys[:, 1]
+    return means, keys // width, keys % width
 
 
 def _mean(scores: np.ndarray) -> np.ndarray:

@@ -4,7 +4,9 @@ One way of clustering: Liang and Zeger, Biometrika 73 (1986), for a mean. Two wa
 Journal of Business & Economic Statistics 29 (2011), section 2.2. Each term has the factor G / (G - 1), and t has the
 smaller number of clusters minus one degrees of freedom (the same, section 2.3). The two-way variance is never taken to
 be less than either one-way variance, a remedy that MacKinnon, Nielsen and Webb, arXiv:2406.08880, study.
-What that and `step` are worth was simulated: docs/statistics.md.
+Where there are two ways, the second is of few clusters, such as behaviors, and their means may be skewed: then the
+interval reaches as far as t's or Hall's (skewness.py), whichever is farther. What all that is worth was simulated:
+docs/statistics.md.
 """
 
 import math
@@ -15,6 +17,7 @@ from scipy.special import stdtr, stdtrit
 
 from model_adapters.errors import SteerError
 from steer_tasks.analysis.findings import Estimate
+from steer_tasks.analysis.skewness import skewness, transformed, untransformed
 
 LEVEL = 0.95
 """Nominal coverage where none is asked for."""
@@ -33,7 +36,7 @@ def clustered_mean(
     span: float | None = None,
     step: float | None = None,
 ) -> Estimate:
-    """The mean of `values` with a two-sided t interval that respects the clusters.
+    """The mean of `values` with a two-sided t interval that respects the clusters, the kind with few of them last.
 
     - `step` is the smallest difference between two scores, 1 for letters right or wrong as for points of a judge. Few
       clusters of a coarse scale often show less than they vary, so the variance is taken as if two of average size more
@@ -60,8 +63,10 @@ def clustered_mean(
         said = f"{ways}: no variation between clusters, no interval"
         return Estimate(value, None, None, level, None, None, said, counts)
     stderr, df = math.sqrt(variance), float(fewest - 1)
-    reach = float(stdtrit(df, (1 + level) / 2)) * stderr
-    return Estimate(value, value - reach, value + reach, level, stderr, df, f"{ways}, t", counts)
+    quantile = float(stdtrit(df, (1 + level) / 2))
+    low, high = (value - reach * stderr for reach in _reaches(quantile, held, codes))
+    method = f"{ways}, t" if len(codes) == 1 else f"{ways}, t or Hall's, the wider"
+    return Estimate(value, low, high, level, stderr, df, method, counts)
 
 
 def upper_limit(
@@ -86,11 +91,20 @@ def lower_limit(
     return clustered_mean(values, clusters, 2 * level - 1, span, step).low
 
 
-def p_value(estimate: Estimate, null: float = 0.0) -> float | None:
-    """Two-sided p of the estimate's t test that the mean is `null`; None where it has no standard error."""
+def p_value(estimate: Estimate) -> float | None:
+    """Two-sided p of the t test that the estimate's mean is 0; None where it has no standard error."""
     if estimate.stderr is None or estimate.df is None:
         return None
-    return float(2 * stdtr(estimate.df, -abs(estimate.value - null) / estimate.stderr))
+    return float(2 * stdtr(estimate.df, -abs(estimate.value) / estimate.stderr))
+
+
+def skewed_p_value(estimate: Estimate, values: np.ndarray, few: np.ndarray) -> float | None:
+    """The larger of that and the p with the skewness of the cluster means taken off: values (n,), clusters (n,)."""
+    if estimate.stderr is None or estimate.df is None:
+        return None
+    means = _cluster_means(values, numbered(few.tolist()))
+    statistic = transformed(estimate.value / estimate.stderr, skewness(means), len(means))
+    return max(p_value(estimate) or 0.0, float(2 * stdtr(estimate.df, -abs(statistic))))
 
 
 def clustered_variance(values: Sequence[float] | np.ndarray, keys: Sequence[Hashable]) -> float:
@@ -119,6 +133,20 @@ def _variance(values: np.ndarray, codes: np.ndarray) -> float:
     sums = np.bincount(codes, values - values.mean())
     groups = len(sums)
     return float(sums @ sums) / len(values) ** 2 * groups / (groups - 1) if groups > 1 else 0.0
+
+
+def _reaches(quantile: float, values: np.ndarray, codes: Mapping[str, np.ndarray]) -> tuple[float, float]:
+    # How many standard errors the interval's low end lies below the mean, and its high end (negative).
+    if len(codes) < 2:
+        return quantile, -quantile
+    means = _cluster_means(values, list(codes.values())[1])
+    g, n = skewness(means), len(means)
+    return max(quantile, untransformed(quantile, g, n)), min(-quantile, untransformed(-quantile, g, n))
+
+
+def _cluster_means(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    means: np.ndarray = np.bincount(codes, values) / np.bincount(codes)
+    return means
 
 
 def _variance_of_mean(

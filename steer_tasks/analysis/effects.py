@@ -1,7 +1,7 @@
-"""An arm's effect on one outcome: its mean difference from the control, with an interval and a test that fit the design.
+"""An arm's effect on one outcome: its mean difference from the control, with an interval and a test.
 
-- Target `fixed`, these named behaviors under these very steerings: clusters are questions; the test flips whole questions.
-- Target `random`, behaviors like these: clusters are questions and behaviors; the test is the interval's t. Draws of a
+- Target `fixed`, these named behaviors under these very steerings: clusters are questions; the test flips whole ones.
+- Target `random`, behaviors like these: clusters are questions and behaviors; the test is the interval's. Draws of a
   steering that is found for each behavior lie within behaviors, so this covers other draws too.
 
 Whole questions are exchanged exactly only where each answer has a control of its own. A control that all behaviors
@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from steer_tasks.analysis.cells import Cells, Pairs, over_draws
-from steer_tasks.analysis.clustered import clustered_mean, p_value
+from steer_tasks.analysis.clustered import clustered_mean, p_value, skewed_p_value
 from steer_tasks.analysis.detectable import smallest_detectable
 from steer_tasks.analysis.findings import Effect, Estimate, Target
 from steer_tasks.analysis.flips import mcnemar, sign_flips
@@ -22,32 +22,32 @@ from steer_tasks.analysis.outcomes import SCALES, Scale
 
 
 def effect(
-    arm: str, outcome: str, behavior: str | None, target: Target, pairs: Pairs, control: Cells, level: float
+    arm: str, outcome: str, behavior: str | None, target: Target, pairs: Pairs, lost: int, level: float
 ) -> Effect | None:
     """The effect over `pairs`, all behaviors' or one's; None where no pair has both scores.
 
-    `control` holds the control's cells that belong to them, for its repeats. `p_adjusted` and `unpaired` are for the
-    caller to fill.
+    `lost` counts answers that have no pair. With fewer than two behaviors the target is `fixed`. The caller adjusts p.
     """
     scored, scale = pairs.scored, SCALES[outcome]
     if not len(scored.difference):
         return None
+    target = target if len(np.unique(scored.arm.behavior)) > 1 else "fixed"
     estimate = difference(scored, target, scale, level)
-    p, test = tested(scored, target, estimate)
+    p, test = p_of_no_effect(scored, target, estimate)
     return Effect(
         arm=arm,
         outcome=outcome,
         behavior=behavior,
         target=target,
         pairs=len(scored.difference),
-        unpaired=0,
+        unpaired=lost + pairs.half_scored,
         estimate=estimate,
         p=p,
         p_adjusted=None,
         test=test,
         detectable=smallest_detectable(estimate, level),
         wrong_way=wrong_way(scored, target, level),
-        wrong_way_control=wrong_way_control(control, target, level),
+        wrong_way_control=wrong_way_control(pairs.control, level),
         bounds=bounds(pairs, scale),
     )
 
@@ -57,14 +57,14 @@ def difference(scored: Pairs, target: Target, scale: Scale, level: float) -> Est
     return _estimate(scored.difference, scored.arm, target, scale.span, scale.step, level, -scale.span, scale.span)
 
 
-def tested(scored: Pairs, target: Target, estimate: Estimate) -> tuple[float | None, str]:
+def p_of_no_effect(scored: Pairs, target: Target, estimate: Estimate) -> tuple[float | None, str]:
     """p of no effect, and the name of its test."""
-    by_t = p_value(estimate)
-    if target == "random":
-        return by_t, f"t test, {estimate.method.removesuffix(', t')}"
     values, behaviors, questions = over_draws(scored.difference, scored.arm.behavior, scored.arm.question)
+    if target == "random":
+        return skewed_p_value(estimate, values, behaviors), "t or Hall's, by question and behavior: the larger p"
+    by_t = p_value(estimate)
     if len(values) == len(scored.difference) and len(np.unique(behaviors)) == 1 and _one_to_one(scored):
-        if np.isin(values, (-1.0, 0.0, 1.0)).all() and scored.arm.scores.max() <= 1:
+        if np.isin(values, (-1.0, 0.0, 1.0)).all() and np.nanmax(scored.arm.scores) <= 1:
             return mcnemar(values), "exact McNemar"
         return sign_flips(values), "exact sign flips of questions"
     by_flips = sign_flips(np.bincount(questions, values))
@@ -79,16 +79,21 @@ def wrong_way(scored: Pairs, target: Target, level: float) -> Estimate:
     return _estimate(shares, scored.arm, target, 1, 1, level, 0, 1)
 
 
-def wrong_way_control(control: Cells, target: Target, level: float) -> Estimate | None:
-    """The same share between one repeat of the control and another; None where no cell has two scored ones."""
-    several = control.at((~np.isnan(control.scores)).sum(1) >= 2)
+def wrong_way_control(control: Cells, level: float) -> Estimate | None:
+    """The same share between one repeat of the control and another, clustered by question.
+
+    None where no cell has two scored ones. A cell that serves several pairs counts once.
+    """
+    first_of = np.unique(np.stack([control.behavior, control.question], 1), axis=0, return_index=True)[1]
+    once = control.at(np.sort(first_of))
+    several = once.at((~np.isnan(once.scores)).sum(1) >= 2)
     if not len(several.scores):
         return None
     first, second = several.scores[:, :, None], several.scores[:, None, :]
     known = ~np.isnan(first) & ~np.isnan(second)
     count = known.sum((1, 2)) - (~np.isnan(several.scores)).sum(1)
     shares = ((first < second) & known).sum((1, 2)) / count
-    return _estimate(shares, several, target, 1, 1, level, 0, 1)
+    return _estimate(shares, several, "fixed", 1, 1, level, 0, 1)
 
 
 def bounds(pairs: Pairs, scale: Scale) -> tuple[float, float] | None:
