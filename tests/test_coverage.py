@@ -168,7 +168,7 @@ def test_a_loss_as_large_as_the_budget_is_seldom_called_within_it(outcome):
 @pytest.mark.slow
 @pytest.mark.parametrize("draws", [3, 5])
 def test_excess_over_placebos_holds_the_truth(draws):
-    """An arm against placebo draws that differ in all behaviors alike: at least 93% of 2,000 intervals hold the truth."""
+    """An arm against placebo draws that differ in all behaviors alike: 93% of 2,000 intervals hold the truth."""
     generator, held = np.random.default_rng(13), {"fixed": [], "random": []}
     truth = Truth(level=0.8)
     for _ in range(2000):
