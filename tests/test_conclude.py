@@ -208,6 +208,19 @@ def test_excess_is_over_the_placebos_that_fit():
     assert found["wrong",].estimate.value == pytest.approx(-1)
 
 
+def test_a_placebo_without_behavior_stands_beside_every_behavior():
+    """Random vectors that were run once for all behaviors are taken off each behavior's effect."""
+    records = answers("control", [1] * 12, None)
+    for behavior in ("funny", "concise"):
+        records += answers("caa", [0, 1] * 6, behavior)
+    for draw in range(2):
+        scores = [float(place % 4 > draw) for place in range(12)]
+        records += answers("random", scores, None, method="random_vector", draw=draw)
+    (found,) = conclude(records, target="fixed").excess
+    assert found.estimate.value == pytest.approx(-1 / 2 - -3 / 8)
+    assert found.estimate.clusters == {"question": 12, "placebo draw": 2}
+
+
 # What can't be concluded
 
 

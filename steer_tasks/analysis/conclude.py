@@ -157,8 +157,9 @@ class _Study:
 
     def excess(self, target: Target) -> tuple[Excess, ...]:
         at = {(one.arm, one.outcome): one.pairs for one in self._compared}
+        empty = self._numbers.behavior(None)
         found = [
-            excess(one.arm, placebos, one.outcome, target, one.pairs, others, self._level)
+            excess(one.arm, placebos, one.outcome, target, one.pairs, others, self._level, empty)
             for one in self._compared
             for placebos in placebos_of(one.arm, self._kinds).values()
             for others in [[at[name, one.outcome] for name in placebos]]
