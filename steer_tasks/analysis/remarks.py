@@ -8,6 +8,9 @@ from steer_tasks.analysis.record import Record
 FEW_BEHAVIORS = 4
 """Behaviors below which an interval for behaviors like these wasn't simulated."""
 
+ENOUGH_BEHAVIORS = 12
+"""Behaviors from which intervals hold what they say although effects are as skewed as published ones."""
+
 FEW_QUESTIONS = 12
 """Questions below which an interval wasn't simulated."""
 
@@ -45,6 +48,11 @@ def _about_target(findings: Findings, asked: Target) -> Iterator[str]:
         yield (
             f"{count} behaviors say little about behaviors like these; intervals over fewer than {FEW_BEHAVIORS} "
             "weren't tried in simulation."
+        )
+    elif findings.target == "random" and count < ENOUGH_BEHAVIORS:
+        yield (
+            f"There are {count} behaviors; where a few carry an effect, intervals over so few hold less than they say "
+            "(docs/statistics.md)."
         )
     for one in findings.effects:
         if one.behavior is None and one.target != findings.target:
