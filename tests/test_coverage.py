@@ -95,8 +95,8 @@ NULLS = {
 @pytest.mark.parametrize("name", NULLS)
 @pytest.mark.parametrize(("behaviors", "questions"), DESIGNS)
 def test_families_without_effects_are_seldom_called_effects(name, behaviors, questions):
-    """Three arms without effect on two outcomes: at most 5% of 1,500 studies adjust any p to less than 5%."""
-    count = 1500
+    """Three arms without effect on two outcomes: at most 5% of 1,000 studies adjust any p to less than 5%."""
+    count = 1000
     found = _family(NULLS[name], behaviors, questions, count)
     print(f"{name}, {behaviors} × {questions}: {found}")
     assert max(found.values()) <= 0.05 + chance(0.05, count)
@@ -106,8 +106,8 @@ def test_families_without_effects_are_seldom_called_effects(name, behaviors, que
 @pytest.mark.parametrize(("behaviors", "questions"), DESIGNS)
 def test_behaviors_that_differ_about_no_effect_are_seldom_called_an_effect(behaviors, questions):
     """Effects of behaviors that are symmetric about none: for behaviors like these at most 5% of families err."""
-    found = _family(Truth(level=0.0, behaviors=0.7, interaction=0.4), behaviors, questions, 1500)
-    assert found["random"] <= 0.05 + chance(0.05, 1500)
+    found = _family(Truth(level=0.0, behaviors=0.7, interaction=0.4), behaviors, questions, 1000)
+    assert found["random"] <= 0.05 + chance(0.05, 1000)
 
 
 @pytest.mark.slow

@@ -34,8 +34,7 @@ def _about_arms(findings: Findings) -> Iterator[str]:
         yield f"{findings.control} is the only arm, so there is nothing to compare it with."
     if findings.questions < FEW_QUESTIONS:
         yield (
-            f"There are {findings.questions} questions; intervals over fewer than {FEW_QUESTIONS} weren't tried in "
-            "simulation."
+            f"Few questions ({findings.questions}): intervals over fewer than {FEW_QUESTIONS} weren't tried in simulation."
         )
 
 
@@ -56,7 +55,7 @@ def _about_target(findings: Findings, asked: Target) -> Iterator[str]:
         )
     for one in findings.effects:
         if one.behavior is None and one.target != findings.target:
-            yield f"{one.arm} has answers under one behavior only: its {one.outcome} is concluded for that one."
+            yield f"{one.arm} has answers under one behavior or none: its {one.outcome} is concluded for these questions alone."
 
 
 def _about_scores(findings: Findings) -> Iterator[str]:
@@ -81,7 +80,7 @@ def _about_families(findings: Findings) -> Iterator[str]:
     pooled = [one for one in findings.effects if one.behavior is None and one.p is not None]
     single = [one for one in findings.effects if one.behavior is not None and one.p is not None]
     if pooled:
-        said = f"Adjusted p values are Holm's within {len(pooled)} tests (arms × outcomes)"
+        said = f"Adjusted p values are Holm's within a family of {len(pooled)} (arms × outcomes)"
         more = f", those of single behaviors within {len(single)} (arms × outcomes × behaviors)" if single else ""
         yield f"{said}{more}; intervals aren't adjusted."
 
