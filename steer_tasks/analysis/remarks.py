@@ -33,9 +33,8 @@ def _about_arms(findings: Findings) -> Iterator[str]:
     if len(findings.arms) == 1:
         yield f"{findings.control} is the only arm, so there is nothing to compare it with."
     if findings.questions < FEW_QUESTIONS:
-        yield (
-            f"Few questions ({findings.questions}): intervals over fewer than {FEW_QUESTIONS} weren't tried in simulation."
-        )
+        few = f"Few questions ({findings.questions})"
+        yield f"{few}: intervals over fewer than {FEW_QUESTIONS} weren't tried in simulation."
 
 
 def _about_target(findings: Findings, asked: Target) -> Iterator[str]:
@@ -55,7 +54,8 @@ def _about_target(findings: Findings, asked: Target) -> Iterator[str]:
         )
     for one in findings.effects:
         if one.behavior is None and one.target != findings.target:
-            yield f"{one.arm} has answers under one behavior or none: its {one.outcome} is concluded for these questions alone."
+            found = f"{one.arm} has answers under one behavior or none"
+            yield f"{found}: its {one.outcome} is concluded for these questions alone."
 
 
 def _about_scores(findings: Findings) -> Iterator[str]:
