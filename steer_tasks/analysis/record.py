@@ -53,6 +53,14 @@ class Record:
     signals: Mapping[str, float | None] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     """Why a score or signal is None, by its name."""
+    question_set: str | None = None
+    """Which questions, in which form: `mmlu_171`, `mmlu_171 cloze`, `open_ended`. Answers pair within one."""
+    protocol: str | None = None
+    """How questions became messages: `isolated`, `as_run`. Answers pair within one."""
+    prompts: tuple[str, ...] | None = None
+    """System prompts that the arm's own steering holds; None where its log doesn't say."""
+    prompted_by: str | None = None
+    """Who put them there: the `arm`, which is meant to ask in words, or the `protocol`; None for nobody or unknown."""
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -66,7 +74,8 @@ class Source:
 
     path: str
     kind: str
-    """`lm_eval`, `inspect`, `study` (the paper's table) or `records` (our own export)."""
+    """`lm_eval`, `inspect`, `study` (the paper's table), `records` (made by a script), or `unknown`: left out, and the
+    remarks say why."""
     model: str | None = None
     task: str | None = None
     questions: Mapping[str, object] = field(default_factory=dict)
@@ -78,6 +87,12 @@ class Source:
     started: str | None = None
     remarks: tuple[str, ...] = ()
     """What a reader should know: a log that ended early, rows that could not be read, each with its count."""
+    identity: Mapping[str, object] = field(default_factory=dict)
+    """The model's identity as its backend gives it: digest of the weights, revision, dtype, backend, template."""
+    names_arms: bool = False
+    """Whether its arms' names were chosen, by a grid or a script, and not made from methods and parameters."""
+    task_id: str | None = None
+    """What a log and its retries share."""
 
 
 @dataclass(frozen=True)
