@@ -1,0 +1,226 @@
+"""The verdict on each arm in plain words: what it bought, what it cost, how sure that is, what can't be said.
+
+A change is called one only where its interval excludes zero, its p-value (adjusted within its family) lies below the
+level, and it isn't smaller than what the design finds reliably. Everything else has no verdict, and the sentence says so.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from steer_tasks.analysis.findings import Effect, Equivalence, Findings
+from steer_tasks.analysis.pooled import equivalence, pooled, steered
+from steer_tasks.analysis.wording import (
+    COSTS,
+    GAIN,
+    amount,
+    change,
+    clusters,
+    counted,
+    interval,
+    listed,
+    outcome,
+    p_value,
+    share,
+    signed,
+)
+
+Called = Literal["more", "less", "small", "unclear"]
+"""A change, a change smaller than the design finds reliably, or none that can be told from chance."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One outcome of an arm as a number to look at."""
+
+    label: str
+    change: str
+    interval: str
+    called: Called
+    reading: str
+    """In a few words: what is concluded of it, and of its budget."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is concluded about one arm; sentences end with a full stop."""
+
+    arm: str
+    headline: str
+    """The shortest true summary."""
+    cells: tuple[Cell, ...]
+    bought: str
+    cost: tuple[str, ...]
+    sure: str
+    unsaid: tuple[str, ...]
+    """What can't be said."""
+
+
+def call(effect: Effect) -> Called:
+    """Whether an effect is a change, by the rule above."""
+    low, high = effect.estimate.low, effect.estimate.high
+    p = effect.p if effect.p_adjusted is None else effect.p_adjusted
+    excluded = low is not None and high is not None and (low > 0 or high < 0)
+    if not excluded or (p is not None and p >= 1 - effect.estimate.level):
+        return "unclear"
+    if effect.detectable is not None and abs(effect.estimate.value) < effect.detectable:
+        return "small"
+    return "more" if effect.estimate.value > 0 else "less"
+
+
+def verdicts(findings: Findings) -> tuple[Verdict, ...]:
+    """One for each arm but the control that has an effect on anything."""
+    return tuple(one for arm in steered(findings) if (one := _verdict(findings, arm)) is not None)
+
+
+def _verdict(findings: Findings, arm: str) -> Verdict | None:
+    gain = pooled(findings, arm, GAIN)
+    costs = [effect for field in COSTS if (effect := pooled(findings, arm, field)) is not None]
+    if gain is None and not costs:
+        return None
+    known = ([gain] if gain else []) + costs
+    return Verdict(
+        arm,
+        _headline(gain, costs),
+        tuple(_cell(effect, equivalence(findings, arm, effect.outcome)) for effect in known),
+        _bought(gain),
+        tuple(_cost(effect, equivalence(findings, arm, effect.outcome)) for effect in costs) or _no_costs(),
+        _sure(findings, arm, known),
+        _unsaid(findings, arm, known),
+    )
+
+
+def _cell(effect: Effect, test: Equivalence | None) -> Cell:
+    field = outcome(effect.outcome)
+    shown = signed(effect.estimate.value, field.decimals)
+    least = "" if effect.detectable is None else amount(effect.detectable, effect.outcome)
+    reading = {"more": "rose", "less": "fell", "small": f"no verdict: below {least}", "unclear": "no verdict"}[call(effect)]
+    if call(effect) == "unclear" and least:
+        reading = f"no verdict: finds {least} or more"
+    if test is not None:
+        most = amount(test.budget, test.outcome)
+        reading += "; " + {
+            "within": f"loss within {most}",
+            "beyond": f"loss beyond {most}",
+            "undecided": f"loss beyond {most} not ruled out",
+            "not decidable": f"too few to certify {most}",
+        }[test.verdict]
+    return Cell(field.label, shown, interval(effect.estimate, field.decimals), call(effect), reading)
+
+
+def summary(found: tuple[Verdict, ...]) -> tuple[tuple[str, str], ...]:
+    """Arms of one headline together, in order of appearance: `a and b`, and what holds for both."""
+    arms: dict[str, list[str]] = {}
+    for one in found:
+        arms.setdefault(one.headline, []).append(one.arm)
+    return tuple((listed(names), headline) for headline, names in arms.items())
+
+
+def _headline(gain: Effect | None, costs: list[Effect]) -> str:
+    """`Bought behavior, cost coherence.` and the like."""
+    bought = {"more": "Bought behavior", "less": "Lowered the behavior"}.get(call(gain)) if gain else None
+    lost = [outcome(one.outcome).label for one in costs if call(one) == "less"]
+    raised = [outcome(one.outcome).label for one in costs if call(one) == "more"]
+    if gain is None:
+        first = "Behavior wasn't scored"
+    else:
+        first = bought or "No verdict on behavior"
+    if lost:
+        second = f"cost {listed(lost)}"
+    elif raised:
+        second = f"raised {listed(raised)}"
+    else:
+        second = "no cost that this design can see" if costs else "what it cost wasn't scored"
+    return f"{first}; {second}."
+
+
+def _bought(gain: Effect | None) -> str:
+    if gain is None:
+        return "Behavior has no scores, so nothing is said of what this arm bought."
+    match call(gain):
+        case "more":
+            return f"It raised the behavior by {change(gain)} points."
+        case "less":
+            return f"It lowered the behavior: {change(gain)} points."
+    return f"No verdict on behavior: {change(gain)} points. {_why_none(gain)}"
+
+
+def _why_none(effect: Effect) -> str:
+    if effect.detectable is None:
+        return "The design is too small to say what it could detect."
+    if call(effect) == "small":
+        return f"That is less than the {amount(effect.detectable, effect.outcome)} which this design finds reliably."
+    return f"The smallest change that this design finds reliably is {amount(effect.detectable, effect.outcome)}."
+
+
+def _cost(effect: Effect, test: Equivalence | None) -> str:
+    word = outcome(effect.outcome).label
+    match call(effect):
+        case "less":
+            said = f"It cost {word}: {change(effect)}."
+        case "more":
+            said = f"It raised {word}: {change(effect)}."
+        case _:
+            said = f"No verdict on {word}: {change(effect)}. {_why_none(effect)}"
+    return f"{said} {_budget(test)}".strip()
+
+
+def _budget(test: Equivalence | None) -> str:
+    if test is None:
+        return ""
+    most = amount(test.budget, test.outcome)
+    match test.verdict:
+        case "within":
+            return f"The loss was shown to lie within the budget of {most}."
+        case "beyond":
+            return f"The loss was shown to lie beyond the budget of {most}."
+        case "undecided":
+            return f"A loss beyond the budget of {most} is neither shown nor ruled out."
+    least = "" if test.detectable is None else f"; the smallest it can certify is {amount(test.detectable, test.outcome)}"
+    return f"This design can't certify a budget of {most}{least}."
+
+
+def _no_costs() -> tuple[str, ...]:
+    return ("Neither coherence nor accuracy has scores, so nothing is said of what this arm cost.",)
+
+
+def _sure(findings: Findings, arm: str, known: list[Effect]) -> str:
+    first = known[0]
+    tested = "; ".join(f"{outcome(one.outcome).label} p = {p_value(_p(one))}".replace("= <", "<") for one in known)
+    adjusted = " (Holm-adjusted)" if any(one.p_adjusted is not None for one in known) else ""
+    rests = clusters(first.estimate.clusters)
+    said = f"{counted(first.pairs, 'pair')}{f' over {rests}' if rests else ''}. {tested}{adjusted}."
+    if first.wrong_way is not None:
+        said += f" {share(first.wrong_way.value)} of pairs moved the wrong way in {outcome(first.outcome).label}"
+        between = first.wrong_way_control
+        said += f", {share(between.value)} between repeats of the control." if between else "."
+    for excess in findings.excess:
+        if excess.arm == arm and excess.outcome == first.outcome:
+            decimals = outcome(excess.outcome).decimals
+            beyond = f"{signed(excess.estimate.value, decimals)} {interval(excess.estimate, decimals)}"
+            said += f" Beyond its placebos: {outcome(excess.outcome).label} {beyond}."
+    return said
+
+
+def _p(effect: Effect) -> float | None:
+    return effect.p if effect.p_adjusted is None else effect.p_adjusted
+
+
+def _unsaid(findings: Findings, arm: str, known: list[Effect]) -> tuple[str, ...]:
+    said = []
+    missing = [word for field, word in ((GAIN, "behavior"), *((f, outcome(f).label) for f in COSTS[:2]))
+               if field not in {one.outcome for one in known}]  # fmt: skip
+    if missing:
+        said.append(f"No scores of {listed(missing)}.")
+    if findings.target == "fixed" and len(findings.behaviors) > 1:
+        said.append("It holds for the behaviors named here; whether for others like them, it doesn't say.")
+    for other in findings.other_target:
+        if other.arm == arm and other.behavior is None:
+            whom = "behaviors like these" if other.target == "random" else "just these behaviors"
+            said.append(f"For {whom} the conclusion on {outcome(other.outcome).label} differs: {change(other)}.")
+    draws = {one.draws for one in findings.draws if one.arm == arm}
+    if draws == {1}:
+        said.append("One draw of its steering: how another would do is unknown.")
+    for one in known:
+        if one.bounds is not None and one.bounds[0] <= 0 <= one.bounds[1] and call(one) in ("more", "less"):
+            said.append(f"Missing scores of {outcome(one.outcome).label} could undo its change, at the worst.")
+    return tuple(said)

@@ -1,0 +1,230 @@
+"""`steer report`: from logs of either harness to a page and its Markdown twin. Heavy imports come when it runs."""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model_adapters.errors import SteerError
+
+if TYPE_CHECKING:
+    from steer_tasks.analysis.findings import Findings, Target
+    from steer_tasks.analysis.page import ModelPage
+    from steer_tasks.analysis.record import Log, Record
+    from steer_tasks.analysis.tables import Table
+
+BUDGETS: Mapping[str, float] = {"accuracy": 0.05, "coherence_score": 0.25}
+"""Losses that an arm may have where the command line names none: five points of accuracy, a quarter point of coherence."""
+
+_FIELDS = {"accuracy": "accuracy", "answered": "answered", "coherence": "coherence_score"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of a report."""
+
+    out: Path
+    control: str | None
+    target: "Target"
+    budgets: Mapping[str, float]
+    level: float
+    compare: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """Records that may be compared with each other: one model, one question set, one protocol."""
+
+    title: str
+    logs: "tuple[Log, ...]"
+
+    @property
+    def records(self) -> "tuple[Record, ...]":
+        """All of them."""
+        return tuple(record for log in self.logs for record in log.records)
+
+
+def add_report_options(one: argparse.ArgumentParser) -> None:
+    """The options of `steer report`."""
+    one.add_argument("paths", nargs="+", metavar="PATH", help="logs, folders of logs, the study's table, exported records")
+    one.add_argument("--out", required=True, metavar="FILE", help="an .html page, its Markdown beside it; or .md alone")
+    one.add_argument("--control", metavar="ARM", help="what the others are compared with (default: the arm of method control)")
+    target = "conclude for the behaviors at hand (fixed, the default) or for behaviors like them (random)"
+    one.add_argument("--target", choices=("fixed", "random"), default="fixed", help=target)
+    budget = "losses to test against, such as accuracy:0.02,coherence:0.25 (default accuracy:0.05,coherence:0.25)"
+    one.add_argument("--budget", metavar="NAME:LOSS,…", help=budget)
+    one.add_argument("--level", type=float, default=0.95, help="of intervals and tests (default 0.95)")
+    one.add_argument("--compare", choices=("paper",), help="put the published rows of arXiv:2602.04903 beside these")
+    rejoin = "of the study's own tables, join gold answers by question instead of by place, and show both accuracies"
+    one.add_argument("--rejoin", action="store_true", help=rejoin)
+    one.add_argument("--export", metavar="FILE", help="also write the records to this .parquet, .csv or .json file")
+
+
+def run_report(given: argparse.Namespace) -> None:
+    """Read logs, conclude, write the report. Raises SteerError where there is nothing to report, with the reason."""
+    options = _options(given)
+    from steer_tasks.analysis.logs import read_logs
+
+    logs = read_logs(given.paths)
+    if given.export:
+        from steer_tasks.analysis.export import export_records
+
+        export_records(logs, given.export)
+    extra = _rejoined(given.paths) if given.rejoin else ()
+    pages, skipped = pages_of(logs, options)
+    _write(options.out, pages, logs, (*skipped, *_left_out(logs)), extra)
+    for page in pages:
+        print(f"{page.title}")
+        for verdict in page.verdicts:
+            print(f"  {verdict.arm}: {verdict.headline}")
+    print(f"wrote {options.out}" + (f" and {options.out.with_suffix('.md')}" if options.out.suffix == ".html" else ""))
+
+
+def _options(given: argparse.Namespace) -> Options:
+    out = Path(given.out).expanduser()
+    if out.suffix not in (".html", ".md"):
+        raise SteerError(f"--out {given.out}: a report is an .html file with its Markdown beside it, or an .md file alone")
+    if not out.parent.is_dir():
+        raise SteerError(f"--out {given.out}: there is no folder {out.parent}; make it first")
+    if not 0.5 < given.level < 1:
+        raise SteerError(f"--level {given.level:g}: a level lies between 0.5 and 1, such as 0.95")
+    budgets = BUDGETS if given.budget is None else budgets_of(given.budget)
+    return Options(out, given.control, given.target, budgets, given.level, given.compare == "paper")
+
+
+def budgets_of(text: str) -> dict[str, float]:
+    """`accuracy:0.02,coherence:0.25` as losses by outcome. Raises SteerError for anything else."""
+    found: dict[str, float] = {}
+    for pair in text.split(","):
+        name, colon, value = pair.strip().partition(":")
+        if not colon or name not in _FIELDS:
+            raise SteerError(f"--budget {pair}: write NAME:LOSS with a name of {', '.join(_FIELDS)}")
+        if _FIELDS[name] in found:
+            raise SteerError(f"--budget names {name} twice; name it once")
+        try:
+            loss = float(value)
+        except ValueError:
+            loss = 0.0
+        if not 0 < loss < float("inf"):
+            raise SteerError(f"--budget {pair}: a loss is a number above 0")
+        found[_FIELDS[name]] = loss
+    return found
+
+
+def groups_of(logs: "Sequence[Log]") -> tuple[Group, ...]:
+    """Logs by what may be compared: model, question set and protocol, in order of appearance."""
+    keys: dict[tuple[str, str | None, str | None], None] = {}
+    for log in logs:
+        for record in log.records:
+            keys.setdefault((record.model, record.question_set, record.protocol))
+    models = [key[0] for key in keys]
+    found = []
+    for key in keys:
+        held = [replace(log, records=tuple(one for one in log.records if _key(one) == key)) for log in logs]
+        told = [word for word in key[1:] if word] if models.count(key[0]) > 1 else []
+        found.append(Group(" · ".join([key[0], *told]), tuple(log for log in held if log.records)))
+    return tuple(found)
+
+
+def _key(record: "Record") -> tuple[str, str | None, str | None]:
+    return record.model, record.question_set, record.protocol
+
+
+def pages_of(logs: "Sequence[Log]", options: Options) -> "tuple[tuple[ModelPage, ...], tuple[str, ...]]":
+    """A page for each group that something can be said of, and one line for each other. Raises SteerError without any."""
+    from steer_tasks.analysis.page import model_page
+    from steer_tasks.analysis.published import refusals
+
+    pages, skipped, refused = [], [], []
+    groups = groups_of(logs)
+    for number, group in enumerate(groups):
+        try:
+            findings = _concluded(group, options)
+        except SteerError as problem:
+            skipped.append(f"{group.title}: {problem}")
+            continue
+        if options.compare:
+            refused += [f"{group.title}: {reason}" for reason in refusals([log.source for log in group.logs], group.records)]
+        pages.append(model_page(findings, group.logs, group.title, number, options.compare))
+    if not pages:
+        raise SteerError("nothing to report: " + ("; ".join(skipped) or "the logs hold no answers"))
+    if options.compare and not any(page.paper for page in pages):
+        raise SteerError(f"--compare paper: {'; '.join(refused)}; leave --compare out")
+    return tuple(pages), tuple(skipped)
+
+
+def _concluded(group: Group, options: Options) -> "Findings":
+    from steer_tasks.analysis.conclude import conclude
+    from steer_tasks.analysis.record import SCORES
+
+    records = group.records
+    scored = {field for record in records for field in SCORES if getattr(record, field) is not None}
+    if not scored and not any(value is not None for record in records for value in record.signals.values()):
+        reasons = list(dict.fromkeys(reason for record in records for reason in record.missing.values()))
+        raise SteerError(f"every score is missing ({'; '.join(reasons[:3]) or 'no reason given'})")
+    control = control_of(records, options.control)
+    return conclude(records, control=control, target=options.target, budgets=options.budgets, level=options.level)
+
+
+def control_of(records: "Sequence[Record]", named: str | None) -> str:
+    """The arm that others are compared with: the one named, else the one of method control, else the only one.
+
+    Raises SteerError, with the arms there are, where none or more than one can be meant.
+    """
+    arms = list(dict.fromkeys(record.arm for record in records))
+    if named is not None:
+        if named not in arms:
+            raise SteerError(f"there is no arm {named!r} to compare with; there are {', '.join(arms)}")
+        return named
+    controls = list(dict.fromkeys(record.arm for record in records if record.method == "control"))
+    controls = controls or [arm for arm in arms if arm.casefold() == "control"]
+    if len(controls) == 1:
+        return controls[0]
+    if len(arms) == 1:
+        return arms[0]
+    said = f"{', '.join(controls)} are all controls" if controls else "no arm is a control"
+    raise SteerError(f"{said}; name one with --control, of {', '.join(arms)}")
+
+
+def _left_out(logs: "Sequence[Log]") -> tuple[str, ...]:
+    return tuple(f"{log.source.path}: {remark}" for log in logs if not log.records for remark in log.source.remarks)
+
+
+def _rejoined(paths: Sequence[str]) -> "tuple[Table, ...]":
+    from steer_tasks.analysis.rejoin_table import rejoin_tables
+
+    return rejoin_tables(paths)
+
+
+def _write(
+    out: Path,
+    pages: "Sequence[ModelPage]",
+    logs: "Sequence[Log]",
+    skipped: Sequence[str],
+    extra: "Sequence[Table]",
+) -> None:
+    from steer_tasks.analysis.render import html, markdown
+    from steer_tasks.analysis.wording import counted
+
+    answers = sum(len(log.records) for log in logs)
+    said = f"{counted(answers, 'answer')} in {counted(sum(bool(log.records) for log in logs), 'log')}."
+    texts = {}
+    if out.suffix == ".html":
+        texts[out] = html(pages, said, skipped, extra)
+    texts[out.with_suffix(".md")] = markdown(pages, said, skipped, extra, out.name if out.suffix == ".html" else None)
+    write_together(texts)
+
+
+def write_together(texts: Mapping[Path, str]) -> None:
+    """Write texts to files of one folder; each appears whole or not at all. Raises SteerError where one can't be."""
+    for path, text in texts.items():
+        try:
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+                made = Path(folder) / path.name
+                made.write_text(text, encoding="utf-8", errors="backslashreplace")
+                os.replace(made, path)
+        except OSError as problem:
+            raise SteerError(f"can't write {path} ({problem.strerror or problem}); give another place") from problem
