@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from steer_tasks.analysis.tables import Table
 
 BUDGETS: Mapping[str, float] = {"accuracy": 0.05, "coherence_score": 0.25}
-"""Losses that an arm may have where the command line names none: five points of accuracy, a quarter point of coherence."""
+"""Losses to test against where the command line names none: a share of accuracy, points of coherence."""
 
 _FIELDS = {"accuracy": "accuracy", "answered": "answered", "coherence": "coherence_score"}
 
@@ -49,9 +49,11 @@ class Group:
 
 def add_report_options(one: argparse.ArgumentParser) -> None:
     """The options of `steer report`."""
-    one.add_argument("paths", nargs="+", metavar="PATH", help="logs, folders of logs, the study's table, exported records")
+    paths = "logs of lm-eval or Inspect, folders of them, the study's table, exported records"
+    one.add_argument("paths", nargs="+", metavar="PATH", help=paths)
     one.add_argument("--out", required=True, metavar="FILE", help="an .html page, its Markdown beside it; or .md alone")
-    one.add_argument("--control", metavar="ARM", help="what the others are compared with (default: the arm of method control)")
+    control = "what the others are compared with (default: the arm of method control)"
+    one.add_argument("--control", metavar="ARM", help=control)
     target = "conclude for the behaviors at hand (fixed, the default) or for behaviors like them (random)"
     one.add_argument("--target", choices=("fixed", "random"), default="fixed", help=target)
     budget = "losses to test against, such as accuracy:0.02,coherence:0.25 (default accuracy:0.05,coherence:0.25)"
@@ -86,7 +88,7 @@ def run_report(given: argparse.Namespace) -> None:
 def _options(given: argparse.Namespace) -> Options:
     out = Path(given.out).expanduser()
     if out.suffix not in (".html", ".md"):
-        raise SteerError(f"--out {given.out}: a report is an .html file with its Markdown beside it, or an .md file alone")
+        raise SteerError(f"--out {given.out}: a report is an .html file, its Markdown beside it, or an .md file")
     if not out.parent.is_dir():
         raise SteerError(f"--out {given.out}: there is no folder {out.parent}; make it first")
     if not 0.5 < given.level < 1:
@@ -134,7 +136,7 @@ def _key(record: "Record") -> tuple[str, str | None, str | None]:
 
 
 def pages_of(logs: "Sequence[Log]", options: Options) -> "tuple[tuple[ModelPage, ...], tuple[str, ...]]":
-    """A page for each group that something can be said of, and one line for each other. Raises SteerError without any."""
+    """A page for each group that something can be said of, a line for each other. Raises SteerError without pages."""
     from steer_tasks.analysis.page import model_page
     from steer_tasks.analysis.published import refusals
 
@@ -147,7 +149,8 @@ def pages_of(logs: "Sequence[Log]", options: Options) -> "tuple[tuple[ModelPage,
             skipped.append(f"{group.title}: {problem}")
             continue
         if options.compare:
-            refused += [f"{group.title}: {reason}" for reason in refusals([log.source for log in group.logs], group.records)]
+            reasons = refusals([log.source for log in group.logs], group.records)
+            refused += [f"{group.title}: {reason}" for reason in reasons]
         pages.append(model_page(findings, group.logs, group.title, number, options.compare))
     if not pages:
         raise SteerError("nothing to report: " + ("; ".join(skipped) or "the logs hold no answers"))

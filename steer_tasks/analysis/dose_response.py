@@ -1,9 +1,9 @@
 """Sweet spot and cliff of a sweep, both by confidence limits and not by points.
 
-A dose is **safe** where every outcome that has a budget was shown to lose no more than it: the upper confidence limit of
-the loss lies within. The **sweet spot** is the safe dose with the largest gain of behavior, if that gain's interval lies
-above zero. The **cliff** is where some loss was shown to be beyond its budget (the lower confidence limit of the loss
-lies above it) at that dose and at every larger one that was tried: it lies between the last dose before and that one.
+A dose is *safe* where every outcome that has a budget was shown to lose no more than it: the upper confidence limit of
+the loss lies within. The *sweet spot* is the safe dose with the largest gain of behavior, if that gain's interval lies
+above zero. The *cliff* is where some loss was shown to be beyond its budget (the lower confidence limit of the loss
+lies above it) at that dose and at every larger one tried: it lies between the last dose before and that one.
 """
 
 from collections.abc import Sequence
@@ -84,7 +84,8 @@ def _cliff(findings: Findings, family: Family, budgeted: Sequence[str]) -> tuple
     if not budgeted:
         return None, None, "No cliff can be told: no loss has a budget."
     if cliff is None:
-        return None, None, f"No cliff: at the largest {family.unit} ({doses[-1]:g}) no loss was shown beyond its budget."
+        said = f"No cliff: at the largest {family.unit} ({doses[-1]:g}) no loss was shown beyond its budget."
+        return None, None, said
     before = max((dose for dose in doses if dose < cliff), default=0.0)
     lost = listed([outcome(field).label for field in beyond[cliff]])
     said = f"Cliff: between {family.unit} {before:g} and {cliff:g}, where the loss of {lost} is beyond its budget"

@@ -10,14 +10,16 @@ from steer_tasks.analysis.record import Record
 from steer_tasks.analysis.wording import NONE, level, outcome, signed
 
 RULE = (
-    "For each arm, the pair of answers whose change in behavior plus change in coherence is largest (best) and the one "
-    "where it is smallest (worst); where neither is scored, the change in accuracy decides. Ties go to the question that "
-    "comes first in the alphabet."
+    "For each arm, the pair of answers whose change in behavior plus change in coherence is largest (best), and that "
+    "where it is smallest (worst); where neither is scored, the change in accuracy decides. Of equal ones the first is "
+    "taken, by the question's name."
 )
 SHOWN = 420
 """Characters of an answer before the fold."""
 KEPT = 6000
 """Characters of an answer that the page holds at all."""
+ASKED = 400
+"""Characters of a question that are shown."""
 ARMS = 12
 """Arms that examples are shown of, in their order."""
 
@@ -51,7 +53,7 @@ class Example:
 
 
 def examples(findings: Findings, records: Sequence[Record]) -> tuple[Example, ...]:
-    """The best and the worst pair of each arm that has a pair with answers and scores; one of both where all are alike."""
+    """The best and the worst pair of each arm that has pairs with answers and scores; one pair where all are alike."""
     controls: dict[tuple[object, ...], Record] = {}
     answers: dict[str, list[Record]] = defaultdict(list)
     for record in records:
@@ -98,14 +100,21 @@ def _change(record: Record, control: Record) -> float | None:
 
 def _example(kind: str, record: Record, control: Record, change: float) -> Example:
     return Example(
-        record.arm, kind, record.behavior, " ".join(record.question.split())[:600], signed(change, 2),
-        _side(control), _side(record),
+        record.arm, kind, record.behavior, _asked(record), signed(change, 2), _side(control), _side(record)
     )  # fmt: skip
+
+
+def _asked(record: Record) -> str:
+    """The question as it was put, or its name where the log has no messages; on one line, shortened."""
+    put = [message.content for message in record.messages or () if message.role == "user"]
+    text = " ".join((put[-1] if put else record.question).split())
+    return text if len(text) <= ASKED else f"{text[: ASKED - 1]}…"
 
 
 def _side(record: Record) -> Side:
     text = record.completion or ""
     cut = SHOWN if len(text) > SHOWN + 80 else len(text)
     scored = [(outcome(field).label, getattr(record, field)) for field in _SCORES]
-    scores = " · ".join(f"{label} {level(value, 0 if value == int(value) else 2)}" for label, value in scored if value is not None)
+    told = [f"{label} {level(value, 0 if value == int(value) else 2)}" for label, value in scored if value is not None]
+    scores = " · ".join(told)
     return Side(record.arm, text[:cut], text[cut:KEPT], max(len(text) - KEPT, 0), scores or NONE)

@@ -40,8 +40,8 @@ def _leaks(findings: Findings) -> list[Flag]:
         Flag(
             "grave",
             f"{leak.arm} carries the prompt of the arm {leak.other}",
-            f"{leak.answers:,} of {counted(leak.of, 'answer')} were asked with {_quoted(leak.prompt)}. Its effect is that "
-            "of both together, and its difference from the control is not that of its steering.",
+            f"{leak.answers:,} of {counted(leak.of, 'answer')} were asked with {_quoted(leak.prompt)}. Its change is "
+            "that of both together; what its steering alone would do, these answers can't say.",
         )
         for leak in findings.leaks
     ]
@@ -77,7 +77,7 @@ def _mixed(sources: Sequence[Source], records: Sequence[Record]) -> list[Flag]:
     said = {"protocols": [_canonical(source.protocol) for source in sources if source.protocol]}
     said["judges"] = [source.judge for source in sources if source.judge]
     said["rubrics"] = [_canonical(source.rubrics) for source in sources if source.rubrics]
-    said["question sets"] = [str(source.questions.get("digest")) for source in sources if source.questions.get("digest")]
+    said["question sets"] = [str(one) for source in sources if (one := source.questions.get("digest"))]
     for word, values in said.items():
         if (kinds := len(set(values))) > 1:
             text = f"The logs were made with {kinds} different {word}; the table of logs below says which had which."
@@ -99,7 +99,7 @@ def _constant(findings: Findings, records: Sequence[Record]) -> list[Flag]:
     for one in dict.fromkeys(mean.outcome for mean in findings.means if mean.estimate is not None):
         values = {value for record in records if (value := getattr(record, one, None)) is not None}
         if len(values) == 1 and sum(getattr(record, one, None) is not None for record in records) > 1:
-            text = f"Every score of {outcome(one).label} is {next(iter(values)):g}, in every arm; there is nothing to test."
+            text = f"Every score of {outcome(one).label} is {next(iter(values)):g} in every arm: nothing to test."
             found.append(Flag("note", f"Constant {outcome(one).label}", text))
     return found
 
@@ -110,8 +110,9 @@ def _missing(findings: Findings) -> list[Flag]:
         means = [mean for mean in findings.means if mean.outcome == field and mean.missing]
         whole = [mean.arm for mean in means if not mean.scored]
         if len(whole) == len(findings.arms):
-            reasons = listed(list(dict.fromkeys(reason for mean in means for reason in mean.reasons))) or "no reason given"
-            found.append(Flag("note", f"No scores of {outcome(field).label}", f"Not one answer has one: {reasons}."))
+            reasons = listed(list(dict.fromkeys(reason for mean in means for reason in mean.reasons)))
+            text = f"Not one answer has one: {reasons or 'no reason given'}."
+            found.append(Flag("note", f"No scores of {outcome(field).label}", text))
             continue
         many = [mean for mean in means if mean.missing > MANY_MISSING * (mean.missing + mean.scored)]
         if many:
@@ -125,7 +126,8 @@ def _unpaired(findings: Findings) -> list[Flag]:
     count = sum(one.count for one in findings.unpaired)
     if not count:
         return []
-    return [Flag("note", f"{counted(count, 'answer')} without a pair", "They are listed below and are in no difference.")]
+    text = "They are listed under missing data and are in no difference."
+    return [Flag("note", f"{counted(count, 'answer')} without a pair", text)]
 
 
 def _remarks(sources: Sequence[Source]) -> list[Flag]:

@@ -122,17 +122,13 @@ def _basis(findings: Findings, records: Sequence[Record], sources: Sequence[Sour
     return said + "Conclusions are for behaviors like these: questions and behaviors are samples (clustered by both)."
 
 
-def _paper(
-    findings: Findings, sources: Sequence[Source], records: Sequence[Record]
-) -> tuple[tuple[Table, ...], str]:
+def _paper(findings: Findings, sources: Sequence[Source], records: Sequence[Record]) -> tuple[tuple[Table, ...], str]:
     if reasons := refusals(sources, records):
         return (), "; ".join(reasons)
     return (beside_paper(findings), differences_table(differences(findings, sources, records))), ""
 
 
-def _figures(
-    findings: Findings, records: Sequence[Record], swept: Sequence[Family], looks: Looks, key: str
-) -> Figures:
+def _figures(findings: Findings, records: Sequence[Record], swept: Sequence[Family], looks: Looks, key: str) -> Figures:
     scored = [field for field in (GAIN, *COSTS) if field in measured(findings)]
     judged = [field for field in scored if field in (GAIN, "coherence_score")]
     trades = [tradeoff(findings, field, looks, swept, f"{key}-trade-{field}") for field in COSTS[:2]]

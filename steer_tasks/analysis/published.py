@@ -55,7 +55,8 @@ class Difference:
 def paper() -> Paper:
     """The published numbers, from the package's data file."""
     held: dict[str, Any] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
-    return Paper(held["source"], held["judge"], tuple(PublishedRow(**row) for row in held["rows"]), tuple(held["caveats"]))
+    rows = tuple(PublishedRow(**row) for row in held["rows"])
+    return Paper(held["source"], held["judge"], rows, tuple(held["caveats"]))
 
 
 def refusals(sources: Sequence[Source], records: Sequence[Record]) -> tuple[str, ...]:

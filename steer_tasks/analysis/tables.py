@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from steer_tasks.analysis.findings import Effect, Findings
+from steer_tasks.analysis.findings import Effect, Findings, Mean
 from steer_tasks.analysis.pooled import equivalence, mean, pooled
 from steer_tasks.analysis.provenance import Proved
 from steer_tasks.analysis.wording import (
@@ -18,6 +18,7 @@ from steer_tasks.analysis.wording import (
     ordered,
     outcome,
     p_value,
+    percent,
     share,
     signed,
 )
@@ -54,16 +55,19 @@ def levels(findings: Findings) -> Table:
     rows = []
     for arm in findings.arms:
         found = [mean(findings, arm, field) for field in fields]
-        cells = [
-            NONE if one is None or one.estimate is None else f"{level(one.estimate.value)} {level_interval(one.estimate)}"
-            for one in found
-        ]
+        cells = [_level_cell(one) for one in found]
         counted = [f"{one.scored}" + (f" ({one.missing} missing)" if one.missing else "") for one in found if one]
         told = counted[0] if len(set(counted)) == 1 else " / ".join(counted)
         rows.append(Row((arm, *cells, told or "0"), arm))
     means = [one.estimate for one in findings.means if one.estimate is not None]
-    note = f"Means with {_percent(means[0].level)} intervals, {means[0].method}." if means else ""
+    note = f"Means with {percent(means[0].level)} intervals, {means[0].method}." if means else ""
     return Table("Levels by arm", ("arm", *(outcome(field).label for field in fields), "scored"), tuple(rows), note)
+
+
+def _level_cell(one: Mean | None) -> str:
+    return (
+        NONE if one is None or one.estimate is None else f"{level(one.estimate.value)} {level_interval(one.estimate)}"
+    )
 
 
 def effects(findings: Findings) -> Table:
@@ -78,9 +82,10 @@ def effects(findings: Findings) -> Table:
     target = "these named behaviors" if findings.target == "fixed" else "behaviors like these"
     levels_ = [one.estimate for one in found]
     note = f"Arm minus {findings.control}, for {target}"
-    note += f"; {_percent(levels_[0].level)} intervals, {levels_[0].method}" if levels_ else ""
+    note += f"; {percent(levels_[0].level)} intervals, {levels_[0].method}" if levels_ else ""
     note += ". Adjusted p: Holm within the family of arms and outcomes. Detectable: the smallest true change that this "
-    note += f"design finds with 80 % power. Wrong way: share of pairs that moved against the wanted direction. {_tests(found)}"
+    note += "design finds with 80 % power. Wrong way: share of pairs that moved against the wanted direction. "
+    note += _tests(found)
     return Table("Changes against the control", head, tuple(rows), note, frozenset({1, 8}))
 
 
@@ -89,7 +94,8 @@ def _tests(found: Sequence[Effect]) -> str:
     outcomes: dict[str, dict[str, None]] = {}
     for one in found:
         outcomes.setdefault(one.test, {})[outcome(one.outcome).label] = None
-    return f"Tests: {'; '.join(f'{test} ({listed(list(names))})' for test, names in outcomes.items())}." if outcomes else ""
+    told = "; ".join(f"{test} ({listed(list(names))})" for test, names in outcomes.items())
+    return f"Tests: {told}." if told else ""
 
 
 def _place(name: str) -> tuple[int, str]:
@@ -208,7 +214,9 @@ def missing(findings: Findings) -> Table | None:
             rows.append(Row((arm, outcome(one.outcome).label, counted, bounds, reasons), arm))
     if not rows:
         return None
-    note = "Bounds: the change if every missing score, of arm and control, lay at the worst and at the best end of its scale."
+    note = (
+        "Bounds: the change if every missing score, of arm and control, lay at the worst and the best end of its scale."
+    )
     head = ("arm", "outcome", "missing", "bounds of the change", "reasons")
     return Table("Missing scores", head, tuple(rows), note, frozenset({1}), frozenset({4}))
 
@@ -216,7 +224,7 @@ def missing(findings: Findings) -> Table | None:
 def unpaired(findings: Findings) -> Table | None:
     """Answers that can't be compared; None where all can."""
     rows = tuple(
-        Row((one.arm, one.behavior or NONE, str(one.count), one.reason, "; ".join(_short(name) for name in one.examples)), one.arm)
+        Row((one.arm, one.behavior or NONE, str(one.count), one.reason, "; ".join(map(_short, one.examples))), one.arm)
         for one in findings.unpaired
     )
     head = ("arm", "behavior", "answers", "why", "for example")
@@ -232,12 +240,9 @@ def proofs(found: Sequence[Proved]) -> Table:
     """How each arm's steering was proved."""
     rows = []
     for one in found:
-        prints = ", ".join(one.fingerprints[:2]) + (f" and {len(one.fingerprints) - 2} more" if one.fingerprints[2:] else "")
+        more = f" and {len(one.fingerprints) - 2} more" if one.fingerprints[2:] else ""
+        prints = ", ".join(one.fingerprints[:2]) + more
         rows.append(Row((one.arm, one.levels, one.asked, one.measured, str(one.answers), prints or NONE), one.arm))
     head = ("arm", "proof", "asked", "measured dose", "answers", "fingerprints")
     note = "Measured dose: mean ‖added‖ / ‖residual‖ over the touched tokens, its mean and range over answers."
     return Table("How the steering was proved", head, tuple(rows), note, frozenset({1, 5}))
-
-
-def _percent(nominal: float) -> str:
-    return f"{100 * nominal:.0f} %" if abs(100 * nominal - round(100 * nominal)) < 1e-9 else f"{100 * nominal:.1f} %"

@@ -1,7 +1,7 @@
 """The verdict on each arm in plain words: what it bought, what it cost, how sure that is, what can't be said.
 
 A change is called one only where its interval excludes zero, its p-value (adjusted within its family) lies below the
-level, and it isn't smaller than what the design finds reliably. Everything else has no verdict, and the sentence says so.
+level, and it isn't smaller than what the design finds reliably. Everything else has no verdict, and that is said.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from steer_tasks.analysis.pooled import equivalence, pooled, steered
 from steer_tasks.analysis.wording import (
     COSTS,
     GAIN,
+    alpha,
     amount,
     change,
     clusters,
@@ -60,7 +61,7 @@ def call(effect: Effect) -> Called:
     low, high = effect.estimate.low, effect.estimate.high
     p = effect.p if effect.p_adjusted is None else effect.p_adjusted
     excluded = low is not None and high is not None and (low > 0 or high < 0)
-    if not excluded or (p is not None and p >= 1 - effect.estimate.level):
+    if not excluded or (p is not None and p >= alpha(effect.estimate.level)):
         return "unclear"
     if effect.detectable is not None and abs(effect.estimate.value) < effect.detectable:
         return "small"
@@ -93,18 +94,21 @@ def _cell(effect: Effect, test: Equivalence | None) -> Cell:
     field = outcome(effect.outcome)
     shown = signed(effect.estimate.value, field.decimals)
     least = "" if effect.detectable is None else amount(effect.detectable, effect.outcome)
-    reading = {"more": "rose", "less": "fell", "small": f"no verdict: below {least}", "unclear": "no verdict"}[call(effect)]
-    if call(effect) == "unclear" and least:
-        reading = f"no verdict: finds {least} or more"
+    unclear = f"no verdict: finds {least} or more" if least else "no verdict"
+    called = call(effect)
+    reading = {"more": "rose", "less": "fell", "small": f"no verdict: below {least}", "unclear": unclear}[called]
     if test is not None:
         most = amount(test.budget, test.outcome)
-        reading += "; " + {
-            "within": f"loss within {most}",
-            "beyond": f"loss beyond {most}",
-            "undecided": f"loss beyond {most} not ruled out",
-            "not decidable": f"too few to certify {most}",
-        }[test.verdict]
-    return Cell(field.label, shown, interval(effect.estimate, field.decimals), call(effect), reading)
+        reading += (
+            "; "
+            + {
+                "within": f"loss within {most}",
+                "beyond": f"loss beyond {most}",
+                "undecided": f"loss beyond {most} not ruled out",
+                "not decidable": f"too few to certify {most}",
+            }[test.verdict]
+        )
+    return Cell(field.label, shown, interval(effect.estimate, field.decimals), called, reading)
 
 
 def summary(found: tuple[Verdict, ...]) -> tuple[tuple[str, str], ...]:
@@ -120,10 +124,7 @@ def _headline(gain: Effect | None, costs: list[Effect]) -> str:
     bought = {"more": "Bought behavior", "less": "Lowered the behavior"}.get(call(gain)) if gain else None
     lost = [outcome(one.outcome).label for one in costs if call(one) == "less"]
     raised = [outcome(one.outcome).label for one in costs if call(one) == "more"]
-    if gain is None:
-        first = "Behavior wasn't scored"
-    else:
-        first = bought or "No verdict on behavior"
+    first = "Behavior wasn't scored" if gain is None else bought or "No verdict on behavior"
     if lost:
         second = f"cost {listed(lost)}"
     elif raised:
@@ -175,8 +176,10 @@ def _budget(test: Equivalence | None) -> str:
             return f"The loss was shown to lie beyond the budget of {most}."
         case "undecided":
             return f"A loss beyond the budget of {most} is neither shown nor ruled out."
-    least = "" if test.detectable is None else f"; the smallest it can certify is {amount(test.detectable, test.outcome)}"
-    return f"This design can't certify a budget of {most}{least}."
+    if test.detectable is None:
+        return f"This design can't certify a budget of {most}."
+    least = amount(test.detectable, test.outcome)
+    return f"This design can't certify a budget of {most}; the smallest it can is {least}."
 
 
 def _no_costs() -> tuple[str, ...]:

@@ -103,6 +103,16 @@ def share(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.1f} %"
 
 
+def percent(nominal: float) -> str:
+    """A level of confidence, `95 %` or `97.5 %`."""
+    return f"{100 * nominal:.4g} %"
+
+
+def alpha(nominal: float) -> float:
+    """What a p-value must lie below at a level of confidence: 0.05 at 0.95, exactly."""
+    return round(1 - nominal, 12)
+
+
 def clusters(counts: Mapping[str, int]) -> str:
     """What an estimate rests on: `181 questions, 10 behaviors`."""
     return ", ".join(counted(count, word.removesuffix("s")) for word, count in counts.items())

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,7 +60,9 @@ def canvas(height: float, width: float = WIDTH, rows: int = 1, columns: int = 1,
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_style()):
+    with matplotlib.rc_context(_style()), warnings.catch_warnings():
+        # The page's fonts have them; only the room that they take is guessed.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **layout)
         yield Canvas(figure, [axis for row in axes for axis in row])
@@ -74,18 +77,20 @@ def finished(drawn: Canvas, key: str, title: str, alt: str, caption: str, halo: 
     body = _inline(text.getvalue(), key)
     # As attributes, for a rule in the SVG's own style sheet would hold for the whole page.
     head = (
-        f'<svg id="{key}" class="{"halo" if halo else "plain"}" role="img" aria-labelledby="{key}-title {key}-desc" viewBox="0 0 {width:g} {height:g}" '
+        f'<svg id="{key}" class="{"halo" if halo else "plain"}" viewBox="0 0 {width:g} {height:g}" '
+        f'role="img" aria-labelledby="{key}-title {key}-desc" '
         f'style="max-width:{1.25 * width:g}px;stroke-linejoin:round;stroke-linecap:butt">'
         f'<title id="{key}-title">{escape(title)}</title><desc id="{key}-desc">{escape(alt)}</desc>'
     )
     return Drawing(key, title, alt, caption, f"{head}{body}</svg>", width)
 
 
-def _style() -> dict[str, Any]:
+def _style() -> Any:
     ink, muted, line = stand_in("ink"), stand_in("muted"), stand_in("line")
     return {
         "svg.fonttype": "none",
         "svg.hashsalt": "steer-tasks",
+        "text.parse_math": False,  # an arm may hold a dollar sign
         "font.family": "DejaVu Sans",  # matplotlib's own, so that a layout is the same everywhere
         "font.size": SIZE,
         "axes.titlesize": SIZE,

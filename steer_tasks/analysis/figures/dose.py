@@ -30,8 +30,9 @@ def dose_response(findings: Findings, family: Family, reading: Reading, looks: L
             + "; ".join(f"{value:g}: {change(effect)}" for value, effect in found.items())
             for field, found in series.items()
         )
-        caption = "Differences from the control, which stands at 0, with their intervals. " + " ".join(reading.sentences)
-        alt = f"{title}. {told}. {' '.join(reading.sentences)}"
+        read = " ".join(reading.sentences)
+        caption = f"Differences from the control, which stands at 0, with their intervals. {read}"
+        alt = f"{title}. {told}. {read}"
         return finished(drawn, key, title, alt, caption, halo=True)
 
 

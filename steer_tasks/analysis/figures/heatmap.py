@@ -4,7 +4,7 @@ from steer_tasks.analysis.figures.canvas import Drawing, canvas, finished
 from steer_tasks.analysis.figures.theme import SIZE, WIDTH, stand_in
 from steer_tasks.analysis.findings import Effect, Findings
 from steer_tasks.analysis.pooled import of_behavior, steered
-from steer_tasks.analysis.wording import outcome, signed
+from steer_tasks.analysis.wording import alpha, outcome, signed
 
 LONGEST = 30
 """Characters of a behavior's name that fit beside the cells."""
@@ -61,7 +61,7 @@ def _sure(effect: Effect) -> bool:
     low, high, p = effect.estimate.low, effect.estimate.high, effect.p_adjusted
     excluded = low is not None and high is not None and (low > 0 or high < 0)
     p = effect.p if p is None else p
-    return excluded and p is not None and p < 1 - effect.estimate.level
+    return excluded and p is not None and p < alpha(effect.estimate.level)
 
 
 def _short(name: str) -> str:

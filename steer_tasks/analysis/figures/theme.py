@@ -1,4 +1,4 @@
-"""Colours, markers and type of every figure. Colours are names that the page resolves, so that figures follow its theme.
+"""Colours, markers and type of every figure. Colours are names that the page resolves, so figures follow its theme.
 
 While a figure is drawn a name stands as a colour of its own, which nobody else uses, and becomes `var(--name)` in the
 SVG. Arms' colours are those of Okabe and Ito, which the colour-blind can tell apart, made darker for a light page and

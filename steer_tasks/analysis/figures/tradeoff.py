@@ -9,7 +9,7 @@ from steer_tasks.analysis.figures.looks import Looks
 from steer_tasks.analysis.figures.theme import SIZE, stand_in
 from steer_tasks.analysis.findings import Estimate, Findings
 from steer_tasks.analysis.pooled import budget, front, trade
-from steer_tasks.analysis.wording import MINUS, amount, outcome, signed
+from steer_tasks.analysis.wording import MINUS, amount, outcome, percent, signed
 
 NAMED = 12
 """Up to so many arms are named beside their points; with more the names would cover them."""
@@ -47,9 +47,9 @@ def tradeoff(findings: Findings, cost: str, looks: Looks, swept: Sequence[Family
         told = "; ".join(_told(arm, places[arm], cost) for arm in pairs)
         alt = f"{title}, each against {findings.control}. {told}. Not beaten by another: {', '.join(best)}."
         caption = (
-            f"Up is more of the behavior, right is more {word} lost; bars are {round(100 * _level(gains))} % intervals. "
-            "The dotted line is the front: no arm on it is beaten in both by another. It joins point estimates, so arms "
-            "whose bars overlap may change places."
+            f"Up is more of the behavior, right is more {word} lost; bars are {percent(_level(gains))} intervals. "
+            "The dotted line is the front: no arm on it is beaten in both by another. It joins point estimates, so "
+            "arms whose bars overlap may change places."
         )
         return finished(drawn, key, title, alt, caption, halo=True)
 
