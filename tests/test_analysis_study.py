@@ -26,14 +26,6 @@ def written(path, *rows):
     return path
 
 
-@pytest.fixture(scope="session")
-def study_70b(shared):
-    path = shared / "data" / "ember_open_ended_70b.csv"
-    if not path.exists():
-        pytest.skip(f"needs {path}; STEER_TASKS_SHARED names the folder that holds it")
-    return path
-
-
 def test_the_public_table_is_read_whole(study_70b):
     """All 1,499 answers of five arms are there, one of the control's missing, and the means are the file's own."""
     (log,) = read_logs([study_70b])
