@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from steer_tasks.analysis.record import Log, Record
     from steer_tasks.analysis.tables import Table
 
-BUDGETS: Mapping[str, float] = {"accuracy": 0.05, "coherence_score": 0.25}
-"""Losses to test against where the command line names none: a share of accuracy, points of coherence."""
-
 _FIELDS = {"accuracy": "accuracy", "answered": "answered", "coherence": "coherence_score"}
 
 
@@ -54,8 +51,8 @@ def add_report_options(one: argparse.ArgumentParser) -> None:
     one.add_argument("--out", required=True, metavar="FILE", help="an .html page, its Markdown beside it; or .md alone")
     control = "what the others are compared with (default: the arm of method control)"
     one.add_argument("--control", metavar="ARM", help=control)
-    target = "conclude for the behaviors at hand (fixed, the default) or for behaviors like them (random)"
-    one.add_argument("--target", choices=("fixed", "random"), default="fixed", help=target)
+    target = "conclude for behaviors like these (random, the default) or for these and these steerings alone (fixed)"
+    one.add_argument("--target", choices=("fixed", "random"), default="random", help=target)
     budget = "losses to test against, such as accuracy:0.02,coherence:0.25 (default accuracy:0.05,coherence:0.25)"
     one.add_argument("--budget", metavar="NAME:LOSS,…", help=budget)
     one.add_argument("--level", type=float, default=0.95, help="of intervals and tests (default 0.95)")
@@ -93,6 +90,8 @@ def _options(given: argparse.Namespace) -> Options:
         raise SteerError(f"--out {given.out}: there is no folder {out.parent}; make it first")
     if not 0.5 < given.level < 1:
         raise SteerError(f"--level {given.level:g}: a level lies between 0.5 and 1, such as 0.95")
+    from steer_tasks.analysis.outcomes import BUDGETS
+
     budgets = BUDGETS if given.budget is None else budgets_of(given.budget)
     return Options(out, given.control, given.target, budgets, given.level, given.compare == "paper")
 
@@ -117,22 +116,15 @@ def budgets_of(text: str) -> dict[str, float]:
 
 
 def groups_of(logs: "Sequence[Log]") -> tuple[Group, ...]:
-    """Logs by what may be compared: model, question set and protocol, in order of appearance."""
-    keys: dict[tuple[str, str | None, str | None], None] = {}
-    for log in logs:
-        for record in log.records:
-            keys.setdefault((record.model, record.question_set, record.protocol))
-    models = [key[0] for key in keys]
+    """Logs by what may be compared, in order of appearance, each log with the records of the group alone."""
+    from steer_tasks.analysis.pairing import by_model
+
     found = []
-    for key in keys:
-        held = [replace(log, records=tuple(one for one in log.records if _key(one) == key)) for log in logs]
-        told = [word for word in key[1:] if word] if models.count(key[0]) > 1 else []
-        found.append(Group(" · ".join([key[0], *told]), tuple(log for log in held if log.records)))
+    for title, records in by_model([record for log in logs for record in log.records]).items():
+        kept = set(map(id, records))
+        held = [replace(log, records=tuple(one for one in log.records if id(one) in kept)) for log in logs]
+        found.append(Group(title, tuple(log for log in held if log.records)))
     return tuple(found)
-
-
-def _key(record: "Record") -> tuple[str, str | None, str | None]:
-    return record.model, record.question_set, record.protocol
 
 
 def pages_of(logs: "Sequence[Log]", options: Options) -> "tuple[tuple[ModelPage, ...], tuple[str, ...]]":
@@ -168,28 +160,9 @@ def _concluded(group: Group, options: Options) -> "Findings":
     if not scored and not any(value is not None for record in records for value in record.signals.values()):
         reasons = list(dict.fromkeys(reason for record in records for reason in record.missing.values()))
         raise SteerError(f"every score is missing ({'; '.join(reasons[:3]) or 'no reason given'})")
-    control = control_of(records, options.control)
-    return conclude(records, control=control, target=options.target, budgets=options.budgets, level=options.level)
-
-
-def control_of(records: "Sequence[Record]", named: str | None) -> str:
-    """The arm that others are compared with: the one named, else the one of method control, else the only one.
-
-    Raises SteerError, with the arms there are, where none or more than one can be meant.
-    """
-    arms = list(dict.fromkeys(record.arm for record in records))
-    if named is not None:
-        if named not in arms:
-            raise SteerError(f"there is no arm {named!r} to compare with; there are {', '.join(arms)}")
-        return named
-    controls = list(dict.fromkeys(record.arm for record in records if record.method == "control"))
-    controls = controls or [arm for arm in arms if arm.casefold() == "control"]
-    if len(controls) == 1:
-        return controls[0]
-    if len(arms) == 1:
-        return arms[0]
-    said = f"{', '.join(controls)} are all controls" if controls else "no arm is a control"
-    raise SteerError(f"{said}; name one with --control, of {', '.join(arms)}")
+    return conclude(
+        records, control=options.control, target=options.target, budgets=options.budgets, level=options.level
+    )
 
 
 def _left_out(logs: "Sequence[Log]") -> tuple[str, ...]:

@@ -106,7 +106,7 @@ def test_budgets_below_the_design_are_not_certified() -> None:
     tests = tuple(replace(one, verdict="not decidable", budget=0.02, detectable=0.042) for one in found.equivalence)
     one = verdicts(replace(found, equivalence=tests))[0]
     assert one.cost[1].endswith("This design can't certify a budget of 0.020; the smallest it can is 0.042.")
-    assert one.cells[2].reading == "no verdict: finds 0.042 or more; too few to certify 0.020"
+    assert one.cells[2].reading == "no verdict: only 0.042 or more can be told; too few to certify 0.020"
 
 
 def test_what_was_not_scored_is_said_not_guessed() -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from steer_tasks.analysis.findings import Findings
@@ -83,7 +84,9 @@ def _mixed(sources: Sequence[Source], records: Sequence[Record]) -> list[Flag]:
             text = f"The logs were made with {kinds} different {word}; the table of logs below says which had which."
             found.append(Flag("grave", f"Mixed {word}", text))
     levels = {record.proof for record in records}
-    if None in levels and len(levels) > 1:
+    if levels == {None}:
+        found.append(Flag("note", "No proof", "The logs hold no proof that any steering was applied."))
+    elif None in levels:
         count = sum(record.proof is None for record in records)
         text = f"{counted(count, 'answer')} carry no proof that their steering ran, others do."
         found.append(Flag("note", "Partly unproved", text))
@@ -105,20 +108,21 @@ def _constant(findings: Findings, records: Sequence[Record]) -> list[Flag]:
 
 
 def _missing(findings: Findings) -> list[Flag]:
-    found = []
+    found, none, reasons = [], [], dict[str, None]()
     for field in dict.fromkeys(mean.outcome for mean in findings.means):
         means = [mean for mean in findings.means if mean.outcome == field and mean.missing]
-        whole = [mean.arm for mean in means if not mean.scored]
-        if len(whole) == len(findings.arms):
-            reasons = listed(list(dict.fromkeys(reason for mean in means for reason in mean.reasons)))
-            text = f"Not one answer has one: {reasons or 'no reason given'}."
-            found.append(Flag("note", f"No scores of {outcome(field).label}", text))
+        if len([mean for mean in means if not mean.scored]) == len(findings.arms):
+            none.append(outcome(field).label)
+            reasons.update(dict.fromkeys(reason for mean in means for reason in mean.reasons))
             continue
         many = [mean for mean in means if mean.missing > MANY_MISSING * (mean.missing + mean.scored)]
         if many:
             told = listed([f"{mean.arm} {share(mean.missing / (mean.missing + mean.scored))}" for mean in many])
             text = f"{told}. What they could change at most is in the section on missing data."
             found.append(Flag("grave", f"Missing scores of {outcome(field).label}", text))
+    if none:
+        text = f"Not one answer has any: {'; '.join(reasons) or 'no reason given'}."
+        found.append(Flag("note", f"No scores of {listed(none)}", text))
     return found
 
 
@@ -131,7 +135,11 @@ def _unpaired(findings: Findings) -> list[Flag]:
 
 
 def _remarks(sources: Sequence[Source]) -> list[Flag]:
-    return [Flag("note", source.path, remark) for source in sources for remark in source.remarks]
+    return [
+        Flag("note", Path(source.path).name, f"{remark[:1].upper()}{remark[1:]}.")
+        for source in sources
+        for remark in source.remarks
+    ]
 
 
 def _quoted(prompt: str) -> str:

@@ -118,8 +118,8 @@ def _basis(findings: Findings, records: Sequence[Record], sources: Sequence[Sour
     said += f" under {counted(len(findings.behaviors), 'behavior')}" if findings.behaviors else ""
     said += f", from {counted(len(sources), 'log')}. "
     if findings.target == "fixed":
-        return said + "Conclusions are for these named behaviors; questions are the sample (clustered by question)."
-    return said + "Conclusions are for behaviors like these: questions and behaviors are samples (clustered by both)."
+        return f"{said}Conclusions are for these behaviors under these very steerings, and questions like these."
+    return f"{said}Conclusions are for behaviors and questions like these."
 
 
 def _paper(findings: Findings, sources: Sequence[Source], records: Sequence[Record]) -> tuple[tuple[Table, ...], str]:

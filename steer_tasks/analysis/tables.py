@@ -79,7 +79,7 @@ def effects(findings: Findings) -> Table:
         rows.append(Row(cells, one.arm, last not in ("", one.arm), last == one.arm))
         last = one.arm
     head = ("arm", "outcome", "change", "interval", "p", "adjusted p", "detectable", "wrong way", "budget", "pairs")
-    target = "these named behaviors" if findings.target == "fixed" else "behaviors like these"
+    target = "just these behaviors" if findings.target == "fixed" else "behaviors like these"
     levels_ = [one.estimate for one in found]
     note = f"Arm minus {findings.control}, for {target}"
     note += f"; {percent(levels_[0].level)} intervals, {levels_[0].method}" if levels_ else ""
@@ -149,9 +149,9 @@ def other_target(findings: Findings) -> Table | None:
         rows.append(Row((one.arm, *cells), one.arm))
     if not rows:
         return None
-    fixed, random = "these behaviors", "behaviors like these"
+    fixed, random = "just these behaviors", "behaviors like these"
     names = (fixed, random) if findings.target == "fixed" else (random, fixed)
-    note = "Inference for these named behaviors clusters by question; for behaviors like these also by behavior."
+    note = "For just these behaviors only questions vary; for behaviors like these behaviors vary too."
     head = ("arm", "outcome", f"for {names[0]}", "p", f"for {names[1]}", "p")
     return Table("Where the target changes the conclusion", head, tuple(rows), note, frozenset({1}))
 
@@ -198,11 +198,15 @@ def excess(findings: Findings) -> Table | None:
 
 
 def missing(findings: Findings) -> Table | None:
-    """Scores that are missing, why, and how far they could move the change; None where none is."""
+    """Scores that are missing, why, and how far they could move the change; None where none is.
+
+    An outcome that nobody has a score of isn't in it: that stands on top of the report.
+    """
     rows = []
+    scored = {one.outcome for one in findings.means if one.scored}
     for arm in findings.arms:
         for one in findings.means:
-            if one.arm != arm or not one.missing:
+            if one.arm != arm or not one.missing or one.outcome not in scored:
                 continue
             effect = pooled(findings, arm, one.outcome)
             decimals = outcome(one.outcome).decimals

@@ -4,6 +4,7 @@ A change is called one only where its interval excludes zero, its p-value (adjus
 level, and it isn't smaller than what the design finds reliably. Everything else has no verdict, and that is said.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,8 +82,8 @@ def _verdict(findings: Findings, arm: str) -> Verdict | None:
     known = ([gain] if gain else []) + costs
     return Verdict(
         arm,
-        _headline(gain, costs),
-        tuple(_cell(effect, equivalence(findings, arm, effect.outcome)) for effect in known),
+        _headline(findings, arm, gain, costs),
+        tuple(_cell(effect, findings) for effect in known),
         _bought(gain),
         tuple(_cost(effect, equivalence(findings, arm, effect.outcome)) for effect in costs) or _no_costs(),
         _sure(findings, arm, known),
@@ -90,11 +91,11 @@ def _verdict(findings: Findings, arm: str) -> Verdict | None:
     )
 
 
-def _cell(effect: Effect, test: Equivalence | None) -> Cell:
-    field = outcome(effect.outcome)
+def _cell(effect: Effect, findings: Findings) -> Cell:
+    field, test = outcome(effect.outcome), equivalence(findings, effect.arm, effect.outcome)
     shown = signed(effect.estimate.value, field.decimals)
     least = "" if effect.detectable is None else amount(effect.detectable, effect.outcome)
-    unclear = f"no verdict: finds {least} or more" if least else "no verdict"
+    unclear = f"no verdict: only {least} or more can be told" if least else "no verdict"
     called = call(effect)
     reading = {"more": "rose", "less": "fell", "small": f"no verdict: below {least}", "unclear": unclear}[called]
     if test is not None:
@@ -108,6 +109,10 @@ def _cell(effect: Effect, test: Equivalence | None) -> Cell:
                 "not decidable": f"too few to certify {most}",
             }[test.verdict]
         )
+    for other in findings.other_target:
+        if (other.arm, other.outcome) == (effect.arm, effect.outcome):
+            word = {"more": "rose", "less": "fell"}.get(call(other), "no verdict")
+            reading += f"; {_whom(other)} {word}, {interval(other.estimate, field.decimals)}"
     return Cell(field.label, shown, interval(effect.estimate, field.decimals), called, reading)
 
 
@@ -119,19 +124,33 @@ def summary(found: tuple[Verdict, ...]) -> tuple[tuple[str, str], ...]:
     return tuple((listed(names), headline) for headline, names in arms.items())
 
 
-def _headline(gain: Effect | None, costs: list[Effect]) -> str:
-    """`Bought behavior, cost coherence.` and the like."""
-    bought = {"more": "Bought behavior", "less": "Lowered the behavior"}.get(call(gain)) if gain else None
-    lost = [outcome(one.outcome).label for one in costs if call(one) == "less"]
-    raised = [outcome(one.outcome).label for one in costs if call(one) == "more"]
-    first = "Behavior wasn't scored" if gain is None else bought or "No verdict on behavior"
-    if lost:
-        second = f"cost {listed(lost)}"
-    elif raised:
-        second = f"raised {listed(raised)}"
-    else:
-        second = "no cost that this design can see" if costs else "what it cost wasn't scored"
-    return f"{first}; {second}."
+def _headline(findings: Findings, arm: str, gain: Effect | None, costs: list[Effect]) -> str:
+    """`Bought behavior; cost coherence.` and the like; where the targets disagree, what holds for the other one."""
+
+    def fields(called: Called, effects: Sequence[Effect]) -> list[str]:
+        return [outcome(one.outcome).label for one in effects if call(one) == called]
+
+    others = [one for one in findings.other_target if one.arm == arm and one.outcome in COSTS]
+    gained = next((one for one in findings.other_target if (one.arm, one.outcome) == (arm, GAIN)), None)
+    first = "Behavior wasn't scored" if gain is None else "No verdict on behavior"
+    if gain is not None and call(gain) in _DONE:
+        first = _DONE[call(gain)]
+    elif gained is not None and call(gained) in _DONE:
+        first = f"{_DONE[call(gained)]} {_whom(gained)}"
+    lost, also = fields("less", costs), fields("less", others)
+    told = [f"cost {listed(lost)}"] if lost else []
+    told += [f"cost {listed(also)} {_whom(others[0])}"] if also and not set(also) & set(lost) else []
+    if not told and (raised := fields("more", costs)):
+        told = [f"raised {listed(raised)}"]
+    nothing = "no cost that this design can see" if costs else "what it cost wasn't scored"
+    return f"{first}; {', '.join(told) or nothing}."
+
+
+_DONE: Mapping[Called, str] = {"more": "Bought behavior", "less": "Lowered the behavior"}
+
+
+def _whom(effect: Effect) -> str:
+    return "for behaviors like these" if effect.target == "random" else "for just these behaviors"
 
 
 def _bought(gain: Effect | None) -> str:
@@ -215,11 +234,11 @@ def _unsaid(findings: Findings, arm: str, known: list[Effect]) -> tuple[str, ...
     if missing:
         said.append(f"No scores of {listed(missing)}.")
     if findings.target == "fixed" and len(findings.behaviors) > 1:
-        said.append("It holds for the behaviors named here; whether for others like them, it doesn't say.")
+        said.append("It holds for the behaviors and steerings at hand; of others like them it doesn't say.")
     for other in findings.other_target:
         if other.arm == arm and other.behavior is None:
-            whom = "behaviors like these" if other.target == "random" else "just these behaviors"
-            said.append(f"For {whom} the conclusion on {outcome(other.outcome).label} differs: {change(other)}.")
+            word = outcome(other.outcome).label
+            said.append(f"{_whom(other).capitalize()} the conclusion on {word} differs: {change(other)}.")
     draws = {one.draws for one in findings.draws if one.arm == arm}
     if draws == {1}:
         said.append("One draw of its steering: how another would do is unknown.")
