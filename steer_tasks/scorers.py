@@ -1,12 +1,13 @@
 """Scorers and metrics for Inspect: thin shells over plain code, one number each."""
 
 import math
-from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
+import numpy as np
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, mean, metric, scorer
 from inspect_ai.solver import TaskState
 
+from steer_tasks.analysis.clustered import numbered, two_way_variance
 from steer_tasks.answers import is_answered, is_right, parse_answer
 from steer_tasks.grading import graded, grader
 from steer_tasks.measuring import measured
@@ -19,8 +20,8 @@ def two_way_stderr(a: str = "question_id", b: str = "behavior") -> Metric:
     """Standard error of the mean, clustered by sample metadata `a` and by `b` at once.
 
     Cameron, Gelbach and Miller, Journal of Business & Economic Statistics 29 (2011), section 2.2: V_a + V_b - V_ab,
-    each with the factor G / (G - 1). Where that is not positive (one behavior only, or few clusters) the larger of the
-    one-way variances is taken. 0 for fewer than two scores.
+    each with the factor G / (G - 1), but never less than either one-way variance (MacKinnon, Nielsen and Webb,
+    arXiv:2406.08880). 0 for fewer than two scores.
     """
 
     def compute(scores: list[SampleScore]) -> float:
@@ -28,11 +29,7 @@ def two_way_stderr(a: str = "question_id", b: str = "behavior") -> Metric:
         if len(values) < 2:
             return 0.0
         first, second = _clusters(scores, a), _clusters(scores, b)
-        one_way = [clustered_variance(values, keys) for keys in (first, second)]
-        both = sum(one_way) - clustered_variance(values, list(zip(first, second, strict=True)))
-        # Without a second cluster the difference is 0 but for rounding, and the one-way variance is what is meant.
-        least = 1e-12 * max(one_way)
-        return math.sqrt(both if both > least else max(one_way))
+        return math.sqrt(two_way_variance(np.array(values), numbered(first), numbered(second)))
 
     return compute
 
@@ -44,21 +41,6 @@ def _clusters(scores: Sequence[SampleScore], name: str) -> list[Hashable]:
             raise ValueError(f"two_way_stderr: sample {one.sample_id} has no metadata {name!r}; name another cluster")
         found.append((one.sample_metadata or {})[name])
     return found
-
-
-def clustered_variance(values: Sequence[float], keys: Sequence[Hashable]) -> float:
-    """Variance of the mean of n values in G clusters: G / (G - 1) · Σ (cluster sum of residuals)² / n².
-
-    0 where there is one cluster only.
-    """
-    centre = sum(values) / len(values)
-    sums: defaultdict[Hashable, float] = defaultdict(float)
-    for key, value in zip(keys, values, strict=True):
-        sums[key] += value - centre
-    groups = len(sums)
-    if groups < 2:
-        return 0.0
-    return sum(total * total for total in sums.values()) / len(values) ** 2 * groups / (groups - 1)
 
 
 @scorer(metrics=[mean(), two_way_stderr()])
