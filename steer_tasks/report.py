@@ -59,6 +59,8 @@ def add_report_options(one: argparse.ArgumentParser) -> None:
     one.add_argument("--compare", choices=("paper",), help="put the published rows of arXiv:2602.04903 beside these")
     rejoin = "of the study's own tables, join gold answers by question instead of by place, and show both accuracies"
     one.add_argument("--rejoin", action="store_true", help=rejoin)
+    figures = "also write each figure to this folder, as an SVG file of its own"
+    one.add_argument("--figures", metavar="FOLDER", help=figures)
     one.add_argument("--export", metavar="FILE", help="also write the records to this .parquet, .csv or .json file")
 
 
@@ -75,6 +77,8 @@ def run_report(given: argparse.Namespace) -> None:
     extra = _rejoined(given.paths) if given.rejoin else ()
     pages, skipped = pages_of(logs, options)
     _write(options.out, pages, logs, (*skipped, *_left_out(logs)), extra)
+    if given.figures:
+        _write_figures(Path(given.figures).expanduser(), pages)
     for page in pages:
         print(f"{page.title}")
         for verdict in page.verdicts:
@@ -192,6 +196,16 @@ def _write(
         texts[out] = html(pages, said, skipped, extra)
     texts[out.with_suffix(".md")] = markdown(pages, said, skipped, extra, out.name if out.suffix == ".html" else None)
     write_together(texts)
+
+
+def _write_figures(folder: Path, pages: "Sequence[ModelPage]") -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise SteerError(f"--figures {folder}: it can't be made ({problem.strerror}); give another place") from problem
+    drawings = [drawing for page in pages for drawing in page.figures.all]
+    names = {one.key: one.key.partition("-")[2] if len(pages) == 1 else one.key for one in drawings}
+    write_together({folder / f"{names[one.key]}.svg": one.standalone() for one in drawings})
 
 
 def write_together(texts: Mapping[Path, str]) -> None:

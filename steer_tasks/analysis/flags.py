@@ -42,7 +42,8 @@ def _leaks(findings: Findings) -> list[Flag]:
             "grave",
             f"{leak.arm} carries the prompt of the arm {leak.other}",
             f"{leak.answers:,} of {counted(leak.of, 'answer')} were asked with {_quoted(leak.prompt)}. Its change is "
-            "that of both together; what its steering alone would do, these answers can't say.",
+            "that of both together; what its steering alone would do, these answers can't say."
+            + (" Its protocol asks for it, to repeat what the study ran." if leak.asked else ""),
         )
         for leak in findings.leaks
     ]

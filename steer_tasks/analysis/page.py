@@ -24,7 +24,7 @@ from steer_tasks.analysis.published import differences, refusals
 from steer_tasks.analysis.record import Log, Record, Source
 from steer_tasks.analysis.tables import Table
 from steer_tasks.analysis.verdict import Verdict, summary, verdicts
-from steer_tasks.analysis.wording import COSTS, GAIN, counted
+from steer_tasks.analysis.wording import COSTS, GAIN, counted, outcome
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,16 @@ def _paper(findings: Findings, sources: Sequence[Source], records: Sequence[Reco
 def _figures(findings: Findings, records: Sequence[Record], swept: Sequence[Family], looks: Looks, key: str) -> Figures:
     scored = [field for field in (GAIN, *COSTS) if field in measured(findings)]
     judged = [field for field in scored if field in (GAIN, "coherence_score")]
-    trades = [tradeoff(findings, field, looks, swept, f"{key}-trade-{field}") for field in COSTS[:2]]
+    trades = [tradeoff(findings, field, looks, swept, f"{key}-tradeoff-{_word(field)}") for field in COSTS[:2]]
     sweeps = [
         dose_response(findings, family, read_sweep(findings, family), looks, f"{key}-dose-{place}")
         for place, family in enumerate(swept)
     ]
-    maps = [heatmap(findings, field, f"{key}-map-{field}") for field in scored if field != "answered"]
-    spread = [distribution(records, findings.arms, field, f"{key}-spread-{field}") for field in judged]
-    drawn = [draws(findings, field, looks, f"{key}-draws-{field}") for field in scored if field != "answered"]
+    maps = [heatmap(findings, field, f"{key}-behaviors-{_word(field)}") for field in scored if field != "answered"]
+    spread = [distribution(records, findings.arms, field, f"{key}-scores-{_word(field)}") for field in judged]
+    drawn = [draws(findings, field, looks, f"{key}-draws-{_word(field)}") for field in scored if field != "answered"]
     return Figures(*(tuple(one for one in some if one is not None) for some in (trades, sweeps, maps, spread, drawn)))
+
+
+def _word(field: str) -> str:
+    return outcome(field).label.replace(" ", "-")
