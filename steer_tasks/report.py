@@ -70,13 +70,13 @@ def run_report(given: argparse.Namespace) -> None:
     from steer_tasks.analysis.logs import read_logs
 
     logs = read_logs(given.paths)
+    extra = _rejoined(given.paths) if given.rejoin else ()
+    pages, skipped = pages_of(logs, options)
+    _write(options.out, pages, logs, (*skipped, *_left_out(logs)), extra)
     if given.export:
         from steer_tasks.analysis.export import export_records
 
         export_records(logs, given.export)
-    extra = _rejoined(given.paths) if given.rejoin else ()
-    pages, skipped = pages_of(logs, options)
-    _write(options.out, pages, logs, (*skipped, *_left_out(logs)), extra)
     if given.figures:
         _write_figures(Path(given.figures).expanduser(), pages)
     for page in pages:
@@ -174,9 +174,12 @@ def _left_out(logs: "Sequence[Log]") -> tuple[str, ...]:
 
 
 def _rejoined(paths: Sequence[str]) -> "tuple[Table, ...]":
-    from steer_tasks.analysis.rejoin_table import rejoin_tables
+    """Tables of both accuracies, the first of them printed too."""
+    from steer_tasks.analysis.rejoin_table import printed, rejoin_tables
 
-    return rejoin_tables(paths)
+    tables = rejoin_tables(paths)
+    print(printed(tables[0]))
+    return tables
 
 
 def _write(
@@ -205,16 +208,18 @@ def _write_figures(folder: Path, pages: "Sequence[ModelPage]") -> None:
         raise SteerError(f"--figures {folder}: it can't be made ({problem.strerror}); give another place") from problem
     drawings = [drawing for page in pages for drawing in page.figures.all]
     names = {one.key: one.key.partition("-")[2] if len(pages) == 1 else one.key for one in drawings}
-    write_together({folder / f"{names[one.key]}.svg": one.standalone() for one in drawings})
+    if drawings:
+        write_together({folder / f"{names[one.key]}.svg": one.standalone() for one in drawings})
 
 
 def write_together(texts: Mapping[Path, str]) -> None:
-    """Write texts to files of one folder; each appears whole or not at all. Raises SteerError where one can't be."""
-    for path, text in texts.items():
-        try:
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-                made = Path(folder) / path.name
-                made.write_text(text, encoding="utf-8", errors="backslashreplace")
-                os.replace(made, path)
-        except OSError as problem:
-            raise SteerError(f"can't write {path} ({problem.strerror or problem}); give another place") from problem
+    """Write texts to files of one folder, all of them or none. Raises SteerError where one can't be written."""
+    first = next(iter(texts))
+    try:
+        with tempfile.TemporaryDirectory(dir=first.parent, prefix=f".{first.name}.") as folder:
+            for path, text in texts.items():
+                (Path(folder) / path.name).write_text(text, encoding="utf-8", errors="backslashreplace")
+            for path in texts:
+                os.replace(Path(folder) / path.name, path)
+    except OSError as problem:
+        raise SteerError(f"can't write {first} ({problem.strerror or problem}); give another place") from problem

@@ -13,6 +13,9 @@ from steer_tasks.analysis.record import Record, Source
 from steer_tasks.analysis.wording import listed
 
 QUESTIONS = "mmlu_171"
+STUDY = "study"
+"""The question set of records of the study's tables, whose questions are known by their prompts alone."""
+STUDY_COUNT = 171
 SCALE = (1.0, 5.0)
 
 _FILE = Path(__file__).parent / "paper_2602_04903.yaml"
@@ -62,7 +65,7 @@ def paper() -> Paper:
 def refusals(sources: Sequence[Source], records: Sequence[Record]) -> tuple[str, ...]:
     """Why the published rows can't stand beside these records; empty where they can."""
     found = []
-    if not (asked := sorted({_questions(source) for source in sources})) or asked != [QUESTIONS]:
+    if (asked := _asked(sources, records)) != [QUESTIONS]:
         found.append(f"the questions are {listed(asked) or 'not named'}, the study's are {QUESTIONS}")
     forms = {source.task for source in sources if source.task and source.task.endswith(("_mc", "_cloze"))}
     if forms:
@@ -75,9 +78,28 @@ def refusals(sources: Sequence[Source], records: Sequence[Record]) -> tuple[str,
     return tuple(found)
 
 
-def _questions(source: Source) -> str:
+def _asked(sources: Sequence[Source], records: Sequence[Record]) -> list[str]:
+    """Names of the questions, as the records have them, else as their logs do."""
+    names = {record.question_set for record in records}
+    if None in names:
+        names |= {_named(source) for source in sources}
+    if STUDY in names:
+        names |= {_study_questions(records)}
+    return sorted(name for name in names - {None, STUDY} if name is not None)
+
+
+def _named(source: Source) -> str:
     name = source.questions.get("name")
     return str(name) if name else f"those of {source.task or source.path}, without a name"
+
+
+def _study_questions(records: Sequence[Record]) -> str:
+    """What one of the study's tables asks: the 171 questions, if each prompt is one of them and none is wanting."""
+    from steer_tasks.analysis.rejoin import question_in
+
+    prompts = {record.messages[-1].content for record in records if record.question_set == STUDY and record.messages}
+    known = {question_in(prompt) for prompt in prompts}
+    return QUESTIONS if None not in known and len(known) == STUDY_COUNT else f"others ({len(prompts)} prompts)"
 
 
 def differences(findings: Findings, sources: Sequence[Source], records: Sequence[Record]) -> tuple[Difference, ...]:
