@@ -13,7 +13,7 @@ from steer_tasks.analysis.equivalence import equivalence
 from steer_tasks.analysis.excess import excess
 from steer_tasks.analysis.flips import holm, sign_flips
 from steer_tasks.analysis.outcomes import SCALES
-from tests.simulated_studies import CUTS, DESIGNS, SCENARIOS, Truth, coverage, holds, pairs_of, studies
+from tests.simulated_studies import CUTS, DESIGNS, SCENARIOS, SKEWED, Truth, coverage, holds, pairs_of, studies
 
 LEAST = 0.93
 """Of studies whose interval must hold the truth."""
@@ -32,10 +32,21 @@ def chance(share: float, count: int) -> float:
 def test_intervals_hold_the_truth(name):
     """In 2,000 studies of each design and outcome, both targets' intervals hold the truth in at least 93%."""
     for (behaviors, questions), outcome in product(DESIGNS, CUTS):
-        found = coverage(SCENARIOS[name], outcome, behaviors, questions, 2000, seed=1)
+        found = coverage(SCENARIOS[name], outcome, behaviors, questions, 2000)
         for target in ("fixed", "random"):
             print(f"{name}, {behaviors} × {questions}, {outcome}, {target}: {found[target]:.3f}")
             assert found[target] >= LEAST, (behaviors, questions, outcome, target, found)
+
+
+@pytest.mark.slow
+def test_intervals_of_skewed_behaviors():
+    """With skewed effects, intervals hold the truth in 93% of studies of 14 behaviors, and in 85% of those of four."""
+    (truth,) = SKEWED.values()
+    for (behaviors, questions), outcome in product(DESIGNS, CUTS):
+        found = coverage(truth, outcome, behaviors, questions, 2000)
+        print(f"{behaviors} × {questions}, {outcome}: {found}")
+        assert found["fixed"] >= LEAST
+        assert found["random"] >= (LEAST if behaviors == 14 else 0.85)
 
 
 def test_intervals_of_a_small_study_hold_the_truth():
@@ -168,7 +179,7 @@ def test_a_loss_as_large_as_the_budget_is_seldom_called_within_it(outcome):
 @pytest.mark.slow
 @pytest.mark.parametrize("draws", [3, 5])
 def test_excess_over_placebos_holds_the_truth(draws):
-    """An arm against placebo draws that differ in all behaviors alike: at least 93% of 2,000 intervals hold the truth."""
+    """An arm against placebo draws that differ in all behaviors alike: 93% of 2,000 intervals hold the truth."""
     generator, held = np.random.default_rng(13), {"fixed": [], "random": []}
     truth = Truth(level=0.8)
     for _ in range(2000):
