@@ -100,11 +100,11 @@ def _change(record: Record, control: Record) -> float | None:
 
 def _example(kind: str, record: Record, control: Record, change: float) -> Example:
     return Example(
-        record.arm, kind, record.behavior, _asked(record), signed(change, 2), _side(control), _side(record)
+        record.arm, kind, record.behavior, asked(record), signed(change, 2), _side(control), _side(record)
     )  # fmt: skip
 
 
-def _asked(record: Record) -> str:
+def asked(record: Record) -> str:
     """The question as it was put, or its name where the log has no messages; on one line, shortened."""
     put = [message.content for message in record.messages or () if message.role == "user"]
     text = " ".join((put[-1] if put else record.question).split())

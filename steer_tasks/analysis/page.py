@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from steer_tasks.analysis import tables
 from steer_tasks.analysis.dose_response import read_sweep
-from steer_tasks.analysis.examples import Example, examples
+from steer_tasks.analysis.examples import Example, asked, examples
 from steer_tasks.analysis.families import Family, families
 from steer_tasks.analysis.figures.canvas import Drawing
 from steer_tasks.analysis.figures.distributions import distribution
@@ -71,6 +71,7 @@ class ModelPage:
     examples: tuple[Example, ...]
     proofs: Table
     missing: Table | None
+    without_scores: tuple[str, ...]
     unpaired: Table | None
     facts: tuple[Fact, ...]
     sources: tuple[Source, ...]
@@ -106,7 +107,8 @@ def model_page(findings: Findings, logs: Sequence[Log], title: str, number: int,
         examples=examples(findings, records),
         proofs=tables.proofs(proved(records, findings.arms)),
         missing=tables.missing(findings),
-        unpaired=tables.unpaired(findings),
+        without_scores=tables.without_scores(findings),
+        unpaired=tables.unpaired(findings, _texts(records)),
         facts=facts(sources),
         sources=sources,
     )
@@ -120,6 +122,12 @@ def _basis(findings: Findings, records: Sequence[Record], sources: Sequence[Sour
     if findings.target == "fixed":
         return f"{said}Conclusions are for these behaviors under these very steerings, and questions like these."
     return f"{said}Conclusions are for behaviors and questions like these."
+
+
+def _texts(records: Sequence[Record]) -> dict[str, str]:
+    """What was asked, of questions that are named by a digest of it."""
+    named = {one.question: one for one in records if re.fullmatch("[0-9a-f]{16}", one.question)}
+    return {question: asked(record) for question, record in named.items()}
 
 
 def _paper(findings: Findings, sources: Sequence[Source], records: Sequence[Record]) -> tuple[tuple[Table, ...], str]:

@@ -16,6 +16,8 @@ PROOFS: Mapping[str, str] = {
 }
 """What each level of a proof means."""
 
+UNKNOWN = "not recorded"
+
 
 @dataclass(frozen=True)
 class Proved:
@@ -70,7 +72,9 @@ def facts(sources: Sequence[Source]) -> tuple[Fact, ...]:
         _fact("versions", [_joined(source.versions) for source in sources]),
         _fact("begun", _span([source.started for source in sources if source.started])),
     ]
-    return tuple(found)
+    unknown = [one.name for one in found if one.values == (UNKNOWN,)]
+    known = [one for one in found if one.values != (UNKNOWN,)]
+    return (*known, *([Fact(UNKNOWN, (", ".join(unknown),))] if unknown else []))
 
 
 def _span(dates: Sequence[str]) -> list[str | None]:
@@ -81,7 +85,7 @@ def _span(dates: Sequence[str]) -> list[str | None]:
 
 
 def _fact(name: str, values: Sequence[str | None]) -> Fact:
-    counts = Counter(value or "not recorded" for value in values)
+    counts = Counter(value or UNKNOWN for value in values)
     if len(counts) == 1:
         return Fact(name, tuple(counts))
     return Fact(name, tuple(f"{value} ({counted(count, 'log')})" for value, count in counts.items()))

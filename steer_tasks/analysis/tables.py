@@ -1,6 +1,6 @@
 """Tables of a report as plain text cells, the same for the page and for Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from steer_tasks.analysis.findings import Effect, Findings, Mean
@@ -225,10 +225,26 @@ def missing(findings: Findings) -> Table | None:
     return Table("Missing scores", head, tuple(rows), note, frozenset({1}), frozenset({4}))
 
 
-def unpaired(findings: Findings) -> Table | None:
-    """Answers that can't be compared; None where all can."""
+def without_scores(findings: Findings) -> tuple[str, ...]:
+    """Outcomes that no arm has a score of."""
+    fields = ordered([one.outcome for one in findings.means])
+    scored = {one.outcome for one in findings.means if one.scored}
+    return tuple(outcome(field).label for field in fields if field not in scored)
+
+
+def unpaired(findings: Findings, asked: Mapping[str, str]) -> Table | None:
+    """Answers that can't be compared; None where all can. `asked` has the text of questions that are named by digest."""
     rows = tuple(
-        Row((one.arm, one.behavior or NONE, str(one.count), one.reason, "; ".join(map(_short, one.examples))), one.arm)
+        Row(
+            (
+                one.arm,
+                one.behavior or NONE,
+                str(one.count),
+                one.reason,
+                "; ".join(_short(asked.get(name, name)) for name in one.examples),
+            ),
+            one.arm,
+        )
         for one in findings.unpaired
     )
     head = ("arm", "behavior", "answers", "why", "for example")

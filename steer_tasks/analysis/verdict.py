@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from steer_tasks.analysis.findings import Effect, Equivalence, Findings
-from steer_tasks.analysis.pooled import equivalence, pooled, steered
+from steer_tasks.analysis.pooled import equivalence, measured, pooled, steered
 from steer_tasks.analysis.wording import (
     COSTS,
     GAIN,
@@ -96,6 +96,8 @@ def _cell(effect: Effect, findings: Findings) -> Cell:
     shown = signed(effect.estimate.value, field.decimals)
     least = "" if effect.detectable is None else amount(effect.detectable, effect.outcome)
     unclear = f"no verdict: only {least} or more can be told" if least else "no verdict"
+    if _is_large(effect):
+        unclear = f"no verdict: adjusted p {p_value(_p(effect))}"
     called = call(effect)
     reading = {"more": "rose", "less": "fell", "small": f"no verdict: below {least}", "unclear": unclear}[called]
     if test is not None:
@@ -169,7 +171,14 @@ def _why_none(effect: Effect) -> str:
         return "The design is too small to say what it could detect."
     if call(effect) == "small":
         return f"That is less than the {amount(effect.detectable, effect.outcome)} which this design finds reliably."
+    if _is_large(effect):
+        return f"Its adjusted p-value is {p_value(_p(effect))}."
     return f"The smallest change that this design finds reliably is {amount(effect.detectable, effect.outcome)}."
+
+
+def _is_large(effect: Effect) -> bool:
+    """Whether it is as large as the design finds reliably."""
+    return effect.detectable is not None and abs(effect.estimate.value) >= effect.detectable
 
 
 def _cost(effect: Effect, test: Equivalence | None) -> str:
@@ -229,8 +238,9 @@ def _p(effect: Effect) -> float | None:
 
 def _unsaid(findings: Findings, arm: str, known: list[Effect]) -> tuple[str, ...]:
     said = []
-    missing = [word for field, word in ((GAIN, "behavior"), *((f, outcome(f).label) for f in COSTS[:2]))
-               if field not in {one.outcome for one in known}]  # fmt: skip
+    # Accuracy has no meaning where no arm has it, as on open-ended prompts.
+    fields = [field for field in (GAIN, *COSTS[:2]) if field != "accuracy" or field in measured(findings)]
+    missing = [outcome(field).label for field in fields if field not in {one.outcome for one in known}]
     if missing:
         said.append(f"No scores of {listed(missing)}.")
     if findings.target == "fixed" and len(findings.behaviors) > 1:

@@ -92,10 +92,11 @@ def amount(value: float, field: str) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """A p-value in three decimals, `< 0.001` below that; a dash where there is none."""
+    """A p-value in three decimals, four where they would read 0.050; `< 0.001` below; a dash where there is none."""
     if p is None:
         return NONE
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    text = f"{p:.3f}"
+    return "< 0.001" if p < 0.001 else f"{p:.4f}" if text == "0.050" and p != 0.05 else text
 
 
 def share(value: float | None) -> str:
