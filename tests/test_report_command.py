@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bs4 import BeautifulSoup
 
 from model_adapters.errors import SteerError
 from steer_tasks.analysis.export import export_records
 from steer_tasks.analysis.record import Log, Record
 from steer_tasks.report import budgets_of, groups_of
 from tests import report_cases as cases
+from tests.report_html import cells_of, read
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = (
@@ -85,9 +85,7 @@ def exported(path: Path, held: Sequence[Record]) -> Path:
 
 def levels(page: Path) -> dict[str, list[str]]:
     """The arm table of a page, by arm."""
-    soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
-    table = next(one for one in soup.find_all("table") if one.caption.get_text() == "Levels by arm")
-    cells = [[cell.get_text() for cell in line.find_all(["th", "td"])] for line in table.tbody.find_all("tr")]
+    cells = cells_of(read(page.read_text(encoding="utf-8")), "Levels by arm")
     return {line[0]: line[1:] for line in cells}
 
 
@@ -153,7 +151,7 @@ def test_target_budget_and_level_change_what_is_said(tmp_path: Path) -> None:
     """`--target`, `--budget` and `--level` reach the statistics and are named in the page."""
     words = ["--target", "fixed", "--budget", "coherence:0.75", "--level", "0.9"]
     assert steer(small(tmp_path / "small.csv"), *words, "--out", tmp_path / "report.html").returncode == 0
-    text = BeautifulSoup((tmp_path / "report.html").read_text(), "html.parser").get_text(" ")
+    text = read((tmp_path / "report.html").read_text()).get_text(" ")
     assert "under these very steerings" in text
     assert "90 % intervals" in text
     assert "0.75" in text
@@ -264,7 +262,7 @@ def test_models_stand_one_below_the_other(tmp_path: Path) -> None:
     ]
     done = steer(exported(tmp_path / "r.json", [*cases.records(), *other, *bare]), "--out", tmp_path / "report.html")
     assert done.returncode == 0, done.stderr
-    soup = BeautifulSoup((tmp_path / "report.html").read_text(), "html.parser")
+    soup = read((tmp_path / "report.html").read_text())
     assert [one.get_text() for one in soup.find_all("h2")][:2] == ["tiny/model-1B", "other"]
     assert "bare: every score is missing" in soup.header.get_text()
 

@@ -113,10 +113,10 @@ def test_the_cliff_holds_to_the_end() -> None:
     """A loss beyond its budget at a middle dose is no cliff where a larger dose isn't beyond."""
     found = cases.findings()
 
-    def verdict(arm: str) -> str:
-        return "beyond" if arm == "caa dose=0.3" else "undecided"
-
-    tests = tuple(replace(one, verdict=verdict(one.arm)) for one in found.equivalence)
+    tests = tuple(
+        replace(one, verdict="beyond") if one.arm == "caa dose=0.3" else replace(one, verdict="undecided")
+        for one in found.equivalence
+    )
     reading = read_sweep(replace(found, equivalence=tests), FAMILIES[0])
     assert reading.cliff is None
     assert reading.sentences[1] == "No cliff: at the largest dose (0.6) no loss was shown beyond its budget."

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from bs4 import BeautifulSoup
 
 from steer_tasks.analysis.examples import examples
 from steer_tasks.analysis.findings import Effect, Findings, Mean
@@ -15,38 +15,33 @@ from steer_tasks.analysis.render import cell, html, markdown
 from steer_tasks.analysis.tables import Row, Table
 from steer_tasks.analysis.verdict import call, verdicts
 from tests import report_cases as cases
+from tests.report_html import cells_of, read
 
 
 def page_of(findings: Findings, logs: Sequence[Log] | None = None, compare: bool = False, number: int = 0) -> ModelPage:
     return model_page(findings, logs or [cases.log()], findings.model, number, compare)
 
 
-def parsed(*pages: ModelPage) -> BeautifulSoup:
-    return BeautifulSoup(html(pages, "18 answers in 1 log.", (), ()), "html.parser")
-
-
-def rows_of(page: BeautifulSoup, caption: str) -> list[list[str]]:
-    """The cells of the table of that caption, row by row."""
-    table = next(one for one in page.find_all("table") if one.caption.get_text() == caption)
-    return [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in table.tbody.find_all("tr")]
+def parsed(*pages: ModelPage) -> Any:
+    return read(html(pages, "18 answers in 1 log.", (), ()))
 
 
 @pytest.fixture(scope="module")
-def page() -> BeautifulSoup:
+def page() -> Any:
     return parsed(page_of(cases.findings(), compare=True))
 
 
-def test_levels_stand_with_interval_and_count(page: BeautifulSoup) -> None:
+def test_levels_stand_with_interval_and_count(page: Any) -> None:
     """The arm table has each mean to three digits with its interval, and how many answers were scored."""
-    rows = rows_of(page, "Levels by arm")
+    rows = cells_of(page, "Levels by arm")
     assert rows[0] == ["control", "2.500 [2.40, 2.60]", "4.750 [4.65, 4.85]", "0.620 [0.52, 0.72]", "18"]
     assert rows[4] == ["caa dose=0.6", "3.600 [3.50, 3.70]", "3.150 [3.05, 3.25]", "0.420 [0.32, 0.52]", "18"]
     assert [row[0] for row in rows] == list(cases.ARMS)
 
 
-def test_changes_stand_with_adjusted_p_and_detectable_effect(page: BeautifulSoup) -> None:
+def test_changes_stand_with_adjusted_p_and_detectable_effect(page: Any) -> None:
     """The table of changes has the interval, both p-values, the detectable change, the budget and the pairs."""
-    rows = rows_of(page, "Changes against the control")
+    rows = cells_of(page, "Changes against the control")
     assert rows[0] == [
         *("prompt", "behavior", "+0.69", "[+0.54, +0.84]", "< 0.001", "0.006"),
         *("0.21", "12.5 %", "–", "18"),
@@ -56,16 +51,16 @@ def test_changes_stand_with_adjusted_p_and_detectable_effect(page: BeautifulSoup
     assert "Tests: sign flips of whole questions (behavior, coherence and accuracy)." in page.get_text()
 
 
-def test_a_conclusion_that_the_other_target_changes_is_shown_twice(page: BeautifulSoup) -> None:
+def test_a_conclusion_that_the_other_target_changes_is_shown_twice(page: Any) -> None:
     """Where the targets disagree, both intervals and p-values stand side by side, and the verdict says so."""
-    assert rows_of(page, "Where the target changes the conclusion") == [
+    assert cells_of(page, "Where the target changes the conclusion") == [
         ["prompt", "behavior", "+0.69 [+0.54, +0.84]", "0.006", "+0.69 [−0.21, +1.59]", "0.500"]
     ]
     said = "For behaviors like these the conclusion on behavior differs: +0.69 [−0.21, +1.59]."
     assert said in page.get_text()
 
 
-def test_verdicts_say_bought_cost_and_no_verdict(page: BeautifulSoup) -> None:
+def test_verdicts_say_bought_cost_and_no_verdict(page: Any) -> None:
     """The headline of each arm says what it bought and cost, and refuses a verdict below what the design finds."""
     told = {one.h4.get_text(): one.select_one(".headline").get_text() for one in page.select(".verdict")}
     assert told == {
@@ -83,7 +78,8 @@ def test_verdicts_say_bought_cost_and_no_verdict(page: BeautifulSoup) -> None:
 def test_a_significant_change_below_the_detectable_one_has_no_verdict() -> None:
     """A change that is told from zero but is smaller than the design finds reliably is called small, not a change."""
     one = cases.effect("caa dose=0.3", 1)
-    assert (one.estimate.low, one.p_adjusted) == (-0.22, pytest.approx(0.006))
+    assert one.estimate.low == -0.22
+    assert one.p_adjusted == pytest.approx(0.006)
     assert call(one) == "small"
     assert call(replace(one, detectable=0.12)) == "less"
     assert call(replace(one, detectable=None)) == "less"
@@ -98,6 +94,14 @@ def test_neither_interval_nor_p_alone_makes_a_change() -> None:
     assert call(replace(one, p=0.3, p_adjusted=None)) == "unclear"
     assert call(replace(one, estimate=cases.estimate(0.69, 0.7))) == "unclear"
     assert call(replace(one, estimate=cases.estimate(0.69, None))) == "unclear"
+
+
+def test_a_large_change_without_a_verdict_says_that_its_p_value_is_why() -> None:
+    """Where a change is as large as the design finds, but its adjusted p-value is too, the p-value is given instead."""
+    found = cases.findings(effects=(cases.effect("prompt", 0, p_adjusted=0.0502),))
+    (one,) = verdicts(found)
+    assert one.cells[0].reading.startswith("no verdict: adjusted p 0.0502")
+    assert one.bought == "No verdict on behavior: +0.69 [+0.54, +0.84] points. Its adjusted p-value is 0.0502."
 
 
 def test_budgets_below_the_design_are_not_certified() -> None:
@@ -119,6 +123,10 @@ def test_what_was_not_scored_is_said_not_guessed() -> None:
     assert accuracy.headline == "Behavior wasn't scored; cost accuracy."
     assert "No scores of behavior and coherence." in accuracy.unsaid
     behavior = verdicts(cases.findings(effects=only("behavior_score")))[0]
+    assert "No scores of coherence and accuracy." in behavior.unsaid
+    means = tuple(one for one in cases.findings().means if one.outcome != "accuracy")
+    open_ended = verdicts(cases.findings(effects=only("behavior_score"), means=means))[0]
+    assert "No scores of coherence." in open_ended.unsaid
     assert behavior.headline == "Bought behavior; what it cost wasn't scored."
 
 
@@ -165,32 +173,32 @@ def test_missing_scores_are_counted_with_reasons_and_bounds() -> None:
     means = tuple(gap if (one.arm, one.outcome) == ("prompt", "behavior_score") else one for one in found.means)
     effects = (cases.effect("prompt", 0, bounds=(-0.11, 1.3)), *found.effects[1:])
     page = parsed(page_of(replace(found, means=means, effects=effects, unpaired=(cases.UNPAIRED,))))
-    assert rows_of(page, "Missing scores") == [
+    assert cells_of(page, "Missing scores") == [
         ["prompt", "behavior", "2 of 18", "−0.11 to +1.30", "reply unreadable (2)"]
     ]
-    assert rows_of(page, "Answers without a pair")[0][:4] == ["prompt", "funny", "2", "the control has no answer"]
+    assert cells_of(page, "Answers without a pair")[0][:4] == ["prompt", "funny", "2", "the control has no answer"]
     assert "Missing scores of behavior could undo its change, at the worst." in page.get_text()
     assert "Missing scores of behavior" in [flag.b.get_text() for flag in page.select(".flag.grave")]
-    assert rows_of(page, "Levels by arm")[1][-1] == "16 (2 missing) / 18 / 18"
+    assert cells_of(page, "Levels by arm")[1][-1] == "16 (2 missing) / 18 / 18"
 
 
-def test_draws_and_placebos_have_their_numbers(page: BeautifulSoup) -> None:
+def test_draws_and_placebos_have_their_numbers(page: Any) -> None:
     """Each draw's change, the spread between draws and the change beyond placebos stand in their tables."""
-    assert rows_of(page, "Draws") == [["random_vector dose=0.3", "behavior", "3", "−0.10, 0.00, +0.16", "0.07"]]
-    assert rows_of(page, "Beyond placebos") == [
+    assert cells_of(page, "Draws") == [["random_vector dose=0.3", "behavior", "3", "−0.10, 0.00, +0.16", "0.07"]]
+    assert cells_of(page, "Beyond placebos") == [
         ["caa dose=0.3", "behavior", "+0.78", "[+0.58, +0.98]", "0.001", "random_vector dose=0.3"]
     ]
     assert "One draw of its steering: how another would do is unknown." in page.get_text()
 
 
-def test_proof_names_level_and_measured_dose(page: BeautifulSoup) -> None:
+def test_proof_names_level_and_measured_dose(page: Any) -> None:
     """How the steering was proved stands for each arm: the level, the dose asked and the dose measured."""
-    rows = rows_of(page, "How the steering was proved")
+    rows = cells_of(page, "How the steering was proved")
     assert rows[3][:5] == ["caa dose=0.3", "measured", "dose 0.3", "0.315 (0.315 to 0.315)", "18"]
     assert rows[0][:4] == ["control", "measured", "–", "–"]
 
 
-def test_provenance_has_digest_judge_and_versions(page: BeautifulSoup) -> None:
+def test_provenance_has_digest_judge_and_versions(page: Any) -> None:
     """Where the numbers come from: questions and their digest, protocol, judge, rubrics, versions."""
     facts = dict(
         zip(
@@ -214,7 +222,7 @@ def test_what_a_log_says_stays_text() -> None:
     means = tuple(replace(one, arm=bad) if one.arm == "prompt" else one for one in found.means)
     found = replace(found, effects=effects, means=means, other_target=())
     text = html([page_of(found, [cases.log(held)])], bad, (bad,), (Table(bad, (bad,), (Row((bad,)),)),))
-    page = BeautifulSoup(text, "html.parser")
+    page = read(text)
     assert page.find("script") is None
     assert page.find("b", string="bold") is None
     assert bad in [one.get_text() for one in page.select(".answer")]
@@ -300,5 +308,5 @@ def test_one_arm_shows_its_levels() -> None:
     held = [one for one in cases.records() if one.arm == "control"]
     page = parsed(page_of(alone, [cases.log(held)]))
     assert page.select_one(".flag.grave b").get_text() == "One arm only"
-    assert len(rows_of(page, "Levels by arm")) == 1
+    assert len(cells_of(page, "Levels by arm")) == 1
     assert "Verdict" not in [one.get_text() for one in page.find_all("h3")]

@@ -25,7 +25,7 @@ def tables_of(cells: Sequence[Rejoined]) -> tuple[Table, ...]:
     found = [Table("Accuracy by place and by question", head, arms, note, frozenset({1}))]
     odd = [one for one in cells if one.wrong_keys or one.lost or one.unknown]
     if odd:
-        head = ("arm", "model", "behavior", *head[2:], "first", "lost", "unknown")
+        longer = ("arm", "model", "behavior", *head[2:], "first", "lost", "unknown")
         rows = tuple(
             Row(
                 (
@@ -38,7 +38,7 @@ def tables_of(cells: Sequence[Rejoined]) -> tuple[Table, ...]:
         note = (
             "First: the first row with a wrong key, among those of its arm and behavior. Lost: questions without a row."
         )
-        found.append(Table("Where they differ, or rows are lost", head, rows, note, frozenset({1, 2, 8})))
+        found.append(Table("Where they differ, or rows are lost", longer, rows, note, frozenset({1, 2, 8})))
     return tuple(found)
 
 

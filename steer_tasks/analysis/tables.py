@@ -233,7 +233,7 @@ def without_scores(findings: Findings) -> tuple[str, ...]:
 
 
 def unpaired(findings: Findings, asked: Mapping[str, str]) -> Table | None:
-    """Answers that can't be compared; None where all can. `asked` has the text of questions that are named by digest."""
+    """Answers that can't be compared; None where all can. `asked` has the texts of questions named by digest."""
     rows = tuple(
         Row(
             (
