@@ -64,14 +64,14 @@ def test_verdicts_say_bought_cost_and_no_verdict(page: Any) -> None:
     """The headline of each arm says what it bought and cost, and refuses a verdict below what the design finds."""
     told = {one.h4.get_text(): one.select_one(".headline").get_text() for one in page.select(".verdict")}
     assert told == {
-        "prompt": "Bought behavior; no cost that this design can see.",
-        "caa dose=0.1": "Bought behavior; no cost that this design can see.",
-        "caa dose=0.3": "Bought behavior; no cost that this design can see.",
+        "prompt": "Bought behavior; loss of coherence and accuracy within budget.",
+        "caa dose=0.1": "Bought behavior; loss of coherence and accuracy within budget.",
+        "caa dose=0.3": "Bought behavior; no cost shown, nor ruled out.",
         "caa dose=0.6": "Bought behavior; cost coherence and accuracy.",
         "random_vector dose=0.3": "No verdict on behavior; cost coherence.",
     }
     assert page.select_one(".summary li").get_text() == (
-        "prompt, caa dose=0.1 and caa dose=0.3. Bought behavior; no cost that this design can see."
+        "prompt and caa dose=0.1. Bought behavior; loss of coherence and accuracy within budget."
     )
 
 
@@ -189,6 +189,18 @@ def test_draws_and_placebos_have_their_numbers(page: Any) -> None:
         ["caa dose=0.3", "behavior", "+0.78", "[+0.58, +0.98]", "0.001", "random_vector dose=0.3"]
     ]
     assert "One draw of its steering: how another would do is unknown." in page.get_text()
+
+
+def test_signals_are_means_without_tests() -> None:
+    """Signals stand as means by arm over the answers that have them; one that nobody has is left out."""
+    held = [
+        replace(one, signals={"repeated_ngrams": float(number % 2), "likelihood": None})
+        for number, one in enumerate(cases.records())
+    ]
+    held[0] = replace(held[0], signals={"repeated_ngrams": None, "likelihood": None})
+    page = parsed(page_of(cases.findings(), [cases.log(held)]))
+    # Of the control's 18 answers the first has none; of the other 17 nine have 1.
+    assert cells_of(page, "Signals by arm")[:2] == [["control", "0.529"], ["prompt", "0.500"]]
 
 
 def test_proof_names_level_and_measured_dose(page: Any) -> None:

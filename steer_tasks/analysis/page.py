@@ -62,6 +62,7 @@ class ModelPage:
     paper: tuple[Table, ...]
     paper_refusal: str
     effects: Table | None
+    signals: Table | None
     other_target: Table | None
     by_behavior: Table | None
     sweeps: tuple[str, ...]
@@ -98,6 +99,7 @@ def model_page(findings: Findings, logs: Sequence[Log], title: str, number: int,
         paper=paper,
         paper_refusal=refused,
         effects=found if found.rows else None,
+        signals=tables.signals(records, findings.arms),
         other_target=tables.other_target(findings),
         by_behavior=tables.by_behavior(findings),
         sweeps=tuple(" ".join((f"{one.name}.", *read_sweep(findings, one).sentences)) for one in swept),

@@ -92,7 +92,7 @@ def _fact(name: str, values: Sequence[str | None]) -> Fact:
 
 
 def _joined(held: Mapping[str, object]) -> str | None:
-    told = [f"{key} {_plain(value)}" for key, value in held.items() if value is not None and value != ""]
+    told = [f"{key} {_plain(value)}" for key, value in held.items() if value not in (None, "", [], (), {})]
     return ", ".join(told) or None
 
 

@@ -144,8 +144,17 @@ def _headline(findings: Findings, arm: str, gain: Effect | None, costs: list[Eff
     told += [f"cost {listed(also)} {_whom(others[0])}"] if also and not set(also) & set(lost) else []
     if not told and (raised := fields("more", costs)):
         told = [f"raised {listed(raised)}"]
-    nothing = "no cost that this design can see" if costs else "what it cost wasn't scored"
-    return f"{first}; {', '.join(told) or nothing}."
+    return f"{first}; {', '.join(told) or _no_cost(findings, arm, costs)}."
+
+
+def _no_cost(findings: Findings, arm: str, costs: list[Effect]) -> str:
+    """What is said where no cost was shown."""
+    if not costs:
+        return "what it cost wasn't scored"
+    tests = [test for one in costs if (test := equivalence(findings, arm, one.outcome)) is not None]
+    if tests and all(test.verdict == "within" for test in tests):
+        return f"loss of {listed([outcome(test.outcome).label for test in tests])} within budget"
+    return "no cost shown, nor ruled out"
 
 
 _DONE: Mapping[Called, str] = {"more": "Bought behavior", "less": "Lowered the behavior"}
