@@ -87,6 +87,10 @@ class Source:
     started: str | None = None
     remarks: tuple[str, ...] = ()
     """What a reader should know: a log that ended early, rows that could not be read, each with its count."""
+    names_arms: bool = False
+    """Whether its arms' names were chosen, by a grid or a script, and not made from methods and parameters."""
+    task_id: str | None = None
+    """What a log and its retries share."""
 
 
 @dataclass(frozen=True)
