@@ -21,6 +21,8 @@ from steer_tasks.analysis.outcomes import SCALES
 
 CUTS = {"accuracy": np.array([0.0]), "coherence_score": np.array([-1.5, -0.5, 0.5, 1.5])}
 
+TARGETS: tuple[Target, Target] = ("fixed", "random")
+
 DESIGNS = ((14, 171), (14, 12), (4, 30))
 """Behaviors and questions of the simulated studies."""
 
@@ -121,10 +123,10 @@ LEVELS = (0.95, 0.9)
 
 def coverage(truth: Truth, outcome: str, behaviors: int, questions: int, count: int, seed: int = 0) -> dict[str, float]:
     """Shares of studies whose 95% interval holds the truth, by target, and of those whose one-sided limits miss it."""
-    scale, targets = SCALES[outcome], ("fixed", "random")
+    scale = SCALES[outcome]
     found: dict[str, list[bool]] = defaultdict(list)
     for (study,) in studies(truth, outcome, behaviors, questions, count, seed):
-        for target in targets:
+        for target in TARGETS:
             both, one_sided = (difference(study.pairs, target, scale, level) for level in LEVELS)
             true = study.truth(target)
             found[target].append(holds(both, true))
@@ -144,18 +146,18 @@ def main(count: int) -> None:
     print()
     print("| truth | study | accuracy, fixed | accuracy, random | 1 to 5, fixed | 1 to 5, random |")
     print("| --- | --- | ---: | ---: | ---: | ---: |")
-    misses = {}
+    misses = []
     for (name, truth), (behaviors, questions) in product({**SCENARIOS, **SKEWED}.items(), DESIGNS):
-        found = [coverage(truth, outcome, behaviors, questions, count) for outcome in CUTS]
-        shares = [f"{one[target]:.3f}" for one in found for target in ("fixed", "random")]
+        found = {outcome: coverage(truth, outcome, behaviors, questions, count) for outcome in CUTS}
+        shares = [f"{one[target]:.3f}" for one in found.values() for target in TARGETS]
         print(f"| {name} | {behaviors} × {questions} | {' | '.join(shares)} |", flush=True)
-        for side, one, outcome in ((side, one, out) for out, one in zip(CUTS, found, strict=True) for side in one):
-            if " " in side:
-                misses[one[side]] = f"{side}, {name}, {behaviors} × {questions}, {outcome}"
+        for outcome, one in found.items():
+            sides = [side for side in one if " " in side]
+            misses += [(one[side], f"{side}, {name}, {behaviors} × {questions}, {outcome}") for side in sides]
     print()
-    print("One-sided limits at 95% that lie on the wrong side of the truth, the five most:")
-    for share in sorted(misses, reverse=True)[:5]:
-        print(f"{share:.3f} {misses[share]}")
+    print("One-sided limits at 95% that lie on the wrong side of the truth, the eight most:")
+    for share, where in sorted(misses, reverse=True)[:8]:
+        print(f"{share:.3f} {where}")
 
 
 if __name__ == "__main__":

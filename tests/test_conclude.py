@@ -315,7 +315,7 @@ def test_twenty_thousand_records_take_seconds():
         for draw in range(draws):
             for behavior in range(14):
                 for question in range(171):
-                    right, first, second = generator.integers(0, 2), *generator.integers(1, 6, 2)
+                    right, first, second = generator.integers(0, 2), generator.integers(1, 6), generator.integers(1, 6)
                     scores = {"accuracy": right, "answered": 1, "behavior_score": first, "coherence_score": second}
                     asked = {"question": f"q{question}", "behavior": f"b{behavior}", "draw": draw}
                     method = "control" if arm == "control" else arm
