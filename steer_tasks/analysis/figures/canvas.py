@@ -38,12 +38,14 @@ class Drawing:
     svg: str
     width: float
     """Of the view box; a figure is never shown wider than a quarter more."""
+    height: float
 
     def standalone(self) -> str:
         """The same as an SVG file of its own, with its colours for light and dark."""
         head, body = self.svg.split(">", 1)
         sheet = f"{style_sheet('svg')}\nsvg{{font-family:{FONTS};background:var(--page)}}\n{HALO}"
-        return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{sheet}</style>{body}\n'
+        size = f'width="{1.25 * self.width:g}" height="{1.25 * self.height:g}"'
+        return f'{head} xmlns="http://www.w3.org/2000/svg" {size}><style>{sheet}</style>{body}\n'
 
 
 @dataclass
@@ -82,7 +84,7 @@ def finished(drawn: Canvas, key: str, title: str, alt: str, caption: str, halo: 
         f'style="max-width:{1.25 * width:g}px;stroke-linejoin:round;stroke-linecap:butt">'
         f'<title id="{key}-title">{escape(title)}</title><desc id="{key}-desc">{escape(alt)}</desc>'
     )
-    return Drawing(key, title, alt, caption, f"{head}{body}</svg>", width)
+    return Drawing(key, title, alt, caption, f"{head}{body}</svg>", width, height)
 
 
 def _style() -> Any:

@@ -74,9 +74,9 @@ def _boxes(axes: "Axes", point: Point) -> "list[Bbox]":
 
     found = [box((point.x, point.y), (point.x, point.y), 5)]
     if point.x_bar:
-        found.append(box((point.x_bar[0], point.y), (point.x_bar[1], point.y), 2))
+        found.append(box((point.x_bar[0], point.y), (point.x_bar[1], point.y), 4))
     if point.y_bar:
-        found.append(box((point.x, point.y_bar[0]), (point.x, point.y_bar[1]), 2))
+        found.append(box((point.x, point.y_bar[0]), (point.x, point.y_bar[1]), 4))
     return found
 
 

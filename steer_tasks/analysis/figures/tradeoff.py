@@ -35,7 +35,7 @@ def tradeoff(findings: Findings, cost: str, looks: Looks, swept: Sequence[Family
         _sweeps(drawn, swept, places, looks)
         for point in points:
             _mark(drawn, point, looks)
-        axes.margins(0.16)
+        axes.margins(x=0.3, y=0.14)
         axes.autoscale_view()
         _front(drawn, [places.get(arm, (0.0, 0.0)) for arm in best])
         _budget(drawn, budget(findings, cost), cost)
