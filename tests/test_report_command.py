@@ -1,6 +1,7 @@
 """`steer report` as it is typed: files in, a page and its Markdown out, or one line and nothing."""
 
 import csv
+import io
 import os
 import resource
 import subprocess
@@ -8,7 +9,8 @@ import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from model_adapters.errors import SteerError
 from steer_tasks.analysis.export import export_records
 from steer_tasks.analysis.record import Log, Record
+from steer_tasks.cli import main
 from steer_tasks.report import budgets_of, groups_of
 from tests import report_cases as cases
 from tests.report_html import cells_of, read
@@ -27,12 +30,30 @@ COLUMNS = (
 )
 
 
-def steer(*words: object, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Done:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def steer(*words: object) -> Done:
+    """Run `steer report …` through its own entry."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main(["report", *map(str, words)])
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def started(*words: object) -> Done:
     """Run `steer report …` in a process of its own."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "startup")])
-    environment = {**os.environ, "PYTHONPATH": path, "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", "/tmp")}
     line = [sys.executable, "-m", "steer_tasks.cli", "report", *map(str, words)]
-    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def refused(folder: Path, *words: object) -> str:
@@ -91,7 +112,7 @@ def levels(page: Path) -> dict[str, list[str]]:
 
 def test_a_table_becomes_a_page_and_markdown(tmp_path: Path) -> None:
     """From the study's layout to HTML and Markdown: the means are those of the file, and the verdict is printed."""
-    done = steer(small(tmp_path / "small.csv"), "--out", tmp_path / "report.html")
+    done = started(small(tmp_path / "small.csv"), "--out", tmp_path / "report.html")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout.splitlines()[-1] == f"wrote {tmp_path}/report.html and {tmp_path}/report.md"
@@ -130,7 +151,7 @@ def test_equal_input_gives_equal_files(tmp_path: Path) -> None:
     small(tmp_path / "small.csv")
     pages = []
     for _ in range(2):
-        assert steer(tmp_path / "small.csv", "--out", tmp_path / "report.html").returncode == 0
+        assert started(tmp_path / "small.csv", "--out", tmp_path / "report.html").returncode == 0
         pages.append((tmp_path / "report.html").read_bytes())
     assert pages[0] == pages[1]
 
@@ -189,6 +210,13 @@ def test_all_scores_missing_is_nothing_to_report(tmp_path: Path) -> None:
     said = refused(tmp_path, study(tmp_path / "none.csv", rows))
     assert said.startswith("steer: nothing to report: none: every score is missing (")
     assert "the file has no score here" in said
+
+
+def test_a_refusal_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    """As a process of its own a report that can't be made says one line on stderr and exits with 2."""
+    done = started(tmp_path, "--out", tmp_path / "report.html")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
@@ -316,7 +344,7 @@ def test_twenty_thousand_records_take_less_than_a_minute_and_a_gigabyte(tmp_path
     path = exported(tmp_path / "records.json", held)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
-    done = steer(path, "--out", tmp_path / "report.html")
+    done = started(path, "--out", tmp_path / "report.html")
     took, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     assert took < 60, f"{took:.0f} s"
