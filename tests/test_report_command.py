@@ -377,6 +377,20 @@ def test_public_answers_have_the_means_of_their_file(ember: Path, tmp_path: Path
     assert "carries the prompt" not in (tmp_path / "report.html").read_text()
 
 
+def test_a_planted_leak_is_flagged_on_top(ember: Path, tmp_path: Path) -> None:
+    """With Simple Prompting's sentence in the rows of AutoSteer the page begins with the leak."""
+    with ember.open(newline="", encoding="utf-8") as file:
+        rows: list[dict[str, object]] = [dict(line) for line in csv.DictReader(file)]
+    sentences = {one["query"]: one["system_prompt"] for one in rows if one["steering_method"] == "Simple Prompting"}
+    for one in rows:
+        if one["steering_method"] == "AutoSteer":
+            one["system_prompt"] = sentences[one["query"]]
+    done = steer(study(tmp_path / "leaked.csv", rows), "--out", tmp_path / "report.html")
+    assert done.returncode == 0, done.stderr
+    flags = [one.b.get_text() for one in read((tmp_path / "report.html").read_text()).select(".flag.grave")]
+    assert flags == ["AutoSteer carries the prompt of the arm Simple Prompting"]
+
+
 def test_the_readme_shows_the_public_answers_as_they_are(ember: Path, tmp_path: Path) -> None:
     """The README's means are those of the file, and its picture is the one that its command draws."""
     scores: dict[str, list[tuple[int, int]]] = {}

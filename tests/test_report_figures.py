@@ -86,6 +86,24 @@ def test_tradeoff_tells_each_arm() -> None:
     assert "budget 0.25" in texts(drawing)
 
 
+def test_of_many_arms_the_front_is_named() -> None:
+    """With more arms than have room only those on the front are named, and the caption says so."""
+    found = cases.findings()
+    many = tuple(
+        replace(cases.effect("random_vector dose=0.3", one), arm=f"arm {number}")
+        for number in range(12)
+        for one in range(2)
+    )
+    arms = (*cases.ARMS, *(f"arm {number}" for number in range(12)))
+    drawing = tradeoff(
+        replace(found, arms=arms, effects=(*found.effects, *many)), "coherence_score", looks_of(arms, ()), (), "a"
+    )
+    assert drawing is not None
+    named = set(texts(drawing)) & set(arms)
+    assert named == {"control", "prompt", "caa dose=0.3", "caa dose=0.6"}
+    assert drawing.caption.endswith("Of the 18 arms only those on the front are named; the table has all.")
+
+
 def test_the_sweet_spot_is_the_best_dose_within_every_budget() -> None:
     """The sweet spot is the dose with the largest gain whose losses all were shown to lie within their budgets."""
     reading = read_sweep(cases.findings(), FAMILIES[0])

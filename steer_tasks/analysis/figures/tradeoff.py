@@ -12,7 +12,7 @@ from steer_tasks.analysis.pooled import budget, front, trade
 from steer_tasks.analysis.wording import MINUS, amount, outcome, percent, signed
 
 NAMED = 12
-"""Up to so many arms are named beside their points; with more the names would cover them."""
+"""Up to so many arms are all named beside their points; with more only those on the front are."""
 
 
 def tradeoff(findings: Findings, cost: str, looks: Looks, swept: Sequence[Family], key: str) -> Drawing | None:
@@ -41,8 +41,8 @@ def tradeoff(findings: Findings, cost: str, looks: Looks, swept: Sequence[Family
         _budget(drawn, budget(findings, cost), cost)
         axes.set_xlabel(f"{word} lost   (control {MINUS} arm, {outcome(cost).unit})")
         axes.set_ylabel("behavior gained   (points)")
-        if len(points) <= NAMED:
-            place_labels(axes, points)
+        few = len(points) <= NAMED
+        place_labels(axes, [point for point in points if few or point.name in (*best, findings.control)])
         title = f"Behavior gained against {word} lost"
         told = "; ".join(_told(arm, places[arm], cost) for arm in pairs)
         alt = f"{title}, each against {findings.control}. {told}. Not beaten by another: {', '.join(best)}."
@@ -50,6 +50,7 @@ def tradeoff(findings: Findings, cost: str, looks: Looks, swept: Sequence[Family
             f"Up is more of the behavior, right is more {word} lost; bars are {percent(_level(gains))} intervals. "
             "The dotted line is the front: no arm on it is beaten in both by another. It joins point estimates, so "
             "arms whose bars overlap may change places."
+            + ("" if few else f" Of the {len(points)} arms only those on the front are named; the table has all.")
         )
         return finished(drawn, key, title, alt, caption, halo=True)
 
