@@ -103,7 +103,7 @@ def test_families_are_declared_and_adjusted():
     assert (len(pooled), len(single)) == (4, 8)
     assert min(e.p_adjusted for e in pooled) == pytest.approx(min(1, 4 * min(e.p for e in pooled)))
     assert min(e.p_adjusted for e in single) == pytest.approx(min(1, 8 * min(e.p for e in single)))
-    assert any("within 4 tests (arms × outcomes)" in said and "within 8" in said for said in findings.remarks)
+    assert any("within a family of 4 (arms × outcomes)" in said and "within 8" in said for said in findings.remarks)
 
 
 def test_a_control_without_behaviors_serves_all_of_them():
@@ -266,7 +266,7 @@ def test_two_questions():
     found = one(findings.effects)
     assert (found.estimate.low, found.estimate.high) == (-1, 1)
     assert found.p == 1
-    assert any(said.startswith("There are 2 questions") for said in findings.remarks)
+    assert any(said.startswith("Few questions (2)") for said in findings.remarks)
 
 
 def test_one_question():

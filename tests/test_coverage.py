@@ -14,8 +14,8 @@ from steer_tasks.analysis.excess import excess
 from steer_tasks.analysis.findings import Target
 from steer_tasks.analysis.flips import holm, sign_flips
 from steer_tasks.analysis.outcomes import SCALES
-from tests.simulated_parts import published
-from tests.simulated_studies import CUTS, DESIGNS, SCENARIOS, SKEWED, Truth, coverage, holds, pairs_of, studies
+from tests.simulated_parts import PUBLISHED, published
+from tests.simulated_studies import CUTS, DESIGNS, SCENARIOS, Truth, coverage, holds, pairs_of, studies
 
 LEAST = 0.93
 """Of studies whose interval must hold the truth."""
@@ -40,17 +40,6 @@ def test_intervals_hold_the_truth(name):
             assert found[target] >= LEAST, (behaviors, questions, outcome, target, found)
 
 
-@pytest.mark.slow
-def test_intervals_of_skewed_behaviors():
-    """With skewed effects, intervals hold the truth in 93% of studies of 14 behaviors, and in 85% of those of four."""
-    (truth,) = SKEWED.values()
-    for (behaviors, questions), outcome in product(DESIGNS, CUTS):
-        found = coverage(truth, outcome, behaviors, questions, 2000)
-        print(f"{behaviors} × {questions}, {outcome}: {found}")
-        assert found["fixed"] >= LEAST
-        assert found["random"] >= (LEAST if behaviors == 14 else 0.85)
-
-
 def test_intervals_of_a_small_study_hold_the_truth():
     """The same in 400 studies of 4 × 30 with effects by question and behavior; they would not without clusters."""
     truth = SCENARIOS["effect by question and behavior"]
@@ -66,10 +55,14 @@ def test_intervals_of_a_small_study_hold_the_truth():
 
 @pytest.mark.slow
 def test_effects_as_skewed_as_published_ones():
-    """14 behaviors drawn from published effects: t alone holds their mean in less than 92% of studies, ours in 93%."""
-    found = published(3000)
+    """Behaviors drawn from published effects: t alone holds the mean of 14 in less than 92% of studies, ours in 93%.
+
+    Four behaviors are a limit, which the documentation names: they hold it in less than 88%.
+    """
+    found = published(3000, PUBLISHED, 14)
     assert found["t"] < 0.92
     assert found["ours"] >= LEAST
+    assert published(1000, PUBLISHED, 4)["ours"] < 0.88
 
 
 # Tests
@@ -102,8 +95,8 @@ NULLS = {
 @pytest.mark.parametrize("name", NULLS)
 @pytest.mark.parametrize(("behaviors", "questions"), DESIGNS)
 def test_families_without_effects_are_seldom_called_effects(name, behaviors, questions):
-    """Three arms without effect on two outcomes: at most 5% of 1,500 studies adjust any p to less than 5%."""
-    count = 1500
+    """Three arms without effect on two outcomes: at most 5% of 1,000 studies adjust any p to less than 5%."""
+    count = 1000
     found = _family(NULLS[name], behaviors, questions, count)
     print(f"{name}, {behaviors} × {questions}: {found}")
     assert max(found.values()) <= 0.05 + chance(0.05, count)
@@ -113,8 +106,8 @@ def test_families_without_effects_are_seldom_called_effects(name, behaviors, que
 @pytest.mark.parametrize(("behaviors", "questions"), DESIGNS)
 def test_behaviors_that_differ_about_no_effect_are_seldom_called_an_effect(behaviors, questions):
     """Effects of behaviors that are symmetric about none: for behaviors like these at most 5% of families err."""
-    found = _family(Truth(level=0.0, behaviors=0.7, interaction=0.4), behaviors, questions, 1500)
-    assert found["random"] <= 0.05 + chance(0.05, 1500)
+    found = _family(Truth(level=0.0, behaviors=0.7, interaction=0.4), behaviors, questions, 1000)
+    assert found["random"] <= 0.05 + chance(0.05, 1000)
 
 
 @pytest.mark.slow

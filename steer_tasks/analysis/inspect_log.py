@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +64,20 @@ def read_inspect(path: Path) -> Log:
     held: dict[str, str] = {}
     judges: dict[str, None] = {}
     rescored: dict[str, None] = {}
+    identity: Mapping[str, Any] = {}
     records = []
     try:
         for sample in _samples(path, header):
             records.append(_record(run, sample, held, rescored))
+            identity = identity or _report(sample).get("model") or {}
             judges |= dict.fromkeys(_judges(sample))
     except Exception as problem:
         raise _unreadable(path, problem) from problem
     remarks = [*_unfinished(header, len(records)), *rescored]
     if len(judges) > 1:
         remarks.append(f"several judges scored it: {', '.join(judges)}")
-    return Log(_source(run, header, metadata, next(iter(judges), None), remarks), tuple(records))
+    source = _source(run, header, metadata, next(iter(judges), None), remarks)
+    return Log(replace(source, identity=identity), tuple(records))
 
 
 def _unreadable(path: Path, problem: Exception) -> SteerError:
@@ -153,7 +156,7 @@ def _batch(path: Path, keys: list[tuple[int | str, int]]) -> list[EvalSample]:
 
 def _record(run: _Run, sample: EvalSample, held: dict[str, str], rescored: dict[str, None]) -> Record:
     """One sample as a record; `held` shares equal texts between records, `rescored` collects remarks."""
-    about, steer = sample.metadata, (sample.output.metadata or {}).get("steer") or {}
+    about, steer = sample.metadata, _report(sample)
     steering, proof = about.get("steering") or {}, steer.get("proof") or {}
     missing: dict[str, str] = {}
     scores = {field: _score(sample, name, field, missing, rescored) for name, field in SCORERS.items()}
@@ -188,6 +191,11 @@ def _record(run: _Run, sample: EvalSample, held: dict[str, str], rescored: dict[
         prompts=None if prompts is None else tuple(prompts),
         prompted_by=_prompted_by(run, prompts),
     )
+
+
+def _report(sample: EvalSample) -> Mapping[str, Any]:
+    """What our provider reported on the answer; empty where nothing was answered."""
+    return (sample.output.metadata or {}).get("steer") or {}
 
 
 def _model(named: str, identity: Mapping[str, Any]) -> str:

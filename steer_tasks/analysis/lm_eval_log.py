@@ -1,24 +1,20 @@
 """Reads what lm-eval writes with `--output_path` and `--log_samples`, and our proof file beside it. No host here."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from judges.signals import SIGNALS
 from model_adapters.errors import SteerError
 from model_adapters.harnesses.documents import FIELD
 from steer_tasks.analysis.arm_names import WORDING, ArmFacts, changed
 from steer_tasks.analysis.lm_eval_proofs import Proofs, read_proofs
+from steer_tasks.analysis.lm_eval_scores import scores_of, signals_of
 from steer_tasks.analysis.proof import doses, messages_of
 from steer_tasks.analysis.record import Log, Record, Source
-from steer_tasks.answers import is_answered, is_right, parse_answer
 from steer_tasks.arms import NO_BEHAVIOR
-
-JUDGED = {"behavior": "behavior_score", "coherence": "coherence_score"}
 
 
 @dataclass(frozen=True)
@@ -132,8 +128,12 @@ def _log(run: _Run, task: _Task, proofs: Proofs, held: dict[str, str]) -> Log:
         remarks.append(proofs.problem)
     records: list[Record] = []
     if task.path.is_file():
+        chosen = None
         for sample in _lines(task.path, remarks):
-            records += _records(run, task, proofs, sample, held)
+            chosen = chosen or sample.get("filter")
+            # A task may read its answers through several filters; the first is the one that it shows first.
+            if sample.get("filter") == chosen:
+                records += _records(run, task, proofs, sample, held)
     else:
         remarks.append(f"it has no samples file {task.path.name}; run lm-eval with --log_samples")
     unproved = sum(one.proof is None for one in records)
@@ -162,6 +162,7 @@ def _source(run: _Run, task: _Task, remarks: Sequence[str]) -> Source:
         versions=versions,
         started=datetime.fromtimestamp(date, UTC).isoformat() if isinstance(date, int | float) else None,
         remarks=tuple(remarks),
+        identity=run.steer.get("model") or {},
     )
 
 
@@ -208,8 +209,8 @@ def _record(
     lines = proofs.of(task.name, sample, index)
     text = str(sample["resps"][0][index]) if generated else None
     missing: dict[str, str] = {}
-    scores = _scores(sample, document, index, text, ours, missing)
-    signals = _signals(sample, index, generated, lines, proofs, missing)
+    scores = scores_of(sample, document, index, text, ours, missing)
+    signals = signals_of(sample, index, generated, lines, proofs, missing)
     protocol = (task.metadata.get("protocol") or {}).get("name")
     prompts = [one.get("text", "") for one in run.steer.get("interventions") or () if one.get("kind") == "SystemPrompt"]
     arm = ArmFacts(run.facts.method, run.facts.parameters, protocol, file=run.facts.file)
@@ -241,74 +242,3 @@ def _record(
         prompts=tuple(prompts) if run.steer else None,
         prompted_by="arm" if prompts else None,
     )
-
-
-def _scores(
-    sample: Mapping[str, Any],
-    document: Mapping[str, Any],
-    index: int,
-    text: str | None,
-    ours: bool,
-    missing: dict[str, str],
-) -> dict[str, float | None]:
-    """The scores of one answer: lm-eval's own for the first, and what its text says for the repeats of our tasks."""
-    letter = document.get("letter")
-    if index == 0:
-        scores = {"accuracy": _number(sample.get("acc")), "answered": _number(sample.get("answered"))}
-    elif ours and text is not None and isinstance(letter, str):
-        said = parse_answer(text)
-        scores = {"accuracy": float(is_right(said, letter)), "answered": float(is_answered(said))}
-    else:
-        scores = {"accuracy": None, "answered": None}
-    first = "lm-eval scores the first of repeated answers only"
-    for name, value in scores.items():
-        if value is None:
-            missing[name] = first if index else "the task has no such score"
-    for quality, field in JUDGED.items():
-        scores[field] = _number(sample.get(quality)) if index == 0 else None
-        if scores[field] is None:
-            missing[field] = first if index else _why_unjudged(sample, quality)
-    return scores
-
-
-def _why_unjudged(sample: Mapping[str, Any], quality: str) -> str:
-    if quality not in sample:
-        return "no judge scored it"
-    try:
-        verdict = json.loads(sample["filtered_resps"][0])[quality]
-        parts = [str(part) for part in (verdict.get("reason"), verdict.get("problem")) if part]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        parts = []
-    return ": ".join(parts) or "the judge gave no score"
-
-
-def _signals(
-    sample: Mapping[str, Any],
-    index: int,
-    generated: bool,
-    lines: Sequence[Mapping[str, Any]],
-    proofs: Proofs,
-    missing: dict[str, str],
-) -> dict[str, float | None]:
-    """The signals that the samples and the proof file hold; of likelihoods the margin is one."""
-    if not generated:
-        margin = _number(sample.get("margin"))
-        return {} if margin is None else {"margin": margin}
-    known = [name for name in SIGNALS if name in sample] if index == 0 else []
-    signals: dict[str, float | None] = {name: _number(sample[name]) for name in known}
-    missing |= {name: "the answer has too little text for it" for name, value in signals.items() if value is None}
-    if not lines:
-        missing["reference_nll"] = proofs.problem or "the answer has no line in the proof file"
-        return {**signals, "reference_nll": None}
-    line = lines[0]
-    signals["reference_nll"] = _number(line.get("reference_nll"))
-    if signals["reference_nll"] is None:
-        missing["reference_nll"] = str(line.get("reference_reason") or "the proof file doesn't say why")
-    if line.get("stop_reason") not in (None, "unknown"):
-        signals["truncated"] = float(line["stop_reason"] in ("max_tokens", "context_length"))
-    return signals
-
-
-def _number(value: object) -> float | None:
-    """A finite number; None for whatever else stands there."""
-    return float(value) if isinstance(value, bool | int | float) and math.isfinite(value) else None

@@ -11,6 +11,7 @@ from pathlib import Path
 from model_adapters.errors import SteerError
 from steer_tasks.analysis import records_log
 from steer_tasks.analysis.arm_names import with_shared_names
+from steer_tasks.analysis.identities import with_identity_remarks
 from steer_tasks.analysis.record import Log, Source
 from steer_tasks.analysis.retries import without_retried
 from steer_tasks.analysis.study_log import read_study
@@ -70,7 +71,8 @@ def read_logs(paths: Sequence[str | Path]) -> tuple[Log, ...]:
             raise SteerError(f"there is no file or folder {path}; give {KINDS}")
     if not found:
         raise SteerError(f"{beside or 'no log is named'}; give {KINDS}")
-    return with_shared_names(without_retried([log for logs in found.values() for log in logs]))
+    logs = without_retried([log for logs in found.values() for log in logs])
+    return with_identity_remarks(with_shared_names(logs))
 
 
 def _expanded(path: str | Path) -> Path:
