@@ -11,6 +11,7 @@ from pathlib import Path
 from model_adapters.errors import SteerError
 from steer_tasks import listing
 from steer_tasks.agreement import add_agreement_options, run_agreement
+from steer_tasks.report import add_report_options, run_report
 from steer_tasks.run import add_run_options, run
 from steer_tasks.serve import add_serve_options, serve
 
@@ -66,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("file", help="a steering file, or `control`")
     add_serve_options(command("serve", serve, "serve a steered model over the Ember protocol"))
     add_run_options(command("run", run, "run a grid of arms, behaviors and models, and have it judged"))
+    add_report_options(command("report", run_report, "write a report of logs: what each arm bought and what it cost"))
     add_agreement_options(command("agreement", run_agreement, "print how far two judges agree"))
     command("doctor", _doctor, "print versions, what is registered, and what is missing")
     command("lm_eval", lambda _: None, "lm-eval's own command line with our models and tasks registered")
