@@ -1,0 +1,142 @@
+"""A calibration from plan to verdict: select on one half, confirm on the other. No torch; scipy through the search."""
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, TypeVar
+
+from model_adapters.backend import GivesDistributions
+from model_adapters.features import Dictionary
+from model_adapters.steering import Steering
+from steer_tasks.calibrate.cost import Counted
+from steer_tasks.calibrate.divergence import check_distributions, control_answers
+from steer_tasks.calibrate.judging import Judging
+from steer_tasks.calibrate.limits import LEVEL, POWER
+from steer_tasks.calibrate.material import Half
+from steer_tasks.calibrate.measurement import Measuring
+from steer_tasks.calibrate.plan import Plan, check_detectable
+from steer_tasks.calibrate.search import Search
+from steer_tasks.calibrate.sized import Place, Sized, sized
+from steer_tasks.calibrate.trace import Point, Trace, Verdict
+from steer_tasks.calibrate.trials import Trials
+
+T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, T]], T]
+"""Runs a coroutine in the one event loop of a calibration."""
+
+Tell = Callable[[str, Point], None]
+"""Is told each trial as it ends: on which half, and what came out."""
+
+
+@dataclass
+class Calibration:
+    """One run of a plan on a model. `run` waits for coroutines, so that the search stays plain code."""
+
+    plan: Plan
+    model: Counted
+    run: Run[Any]
+    judging: Judging | None = None
+    dictionary: Dictionary | None = None
+    tell: Tell = lambda half, point: None
+    points: list[Point] = field(default_factory=list)
+    _sized: dict[int | None, Sized] = field(default_factory=dict)
+
+    def calibrated(self) -> tuple[Trace, Steering | None]:
+        """The trace, and the steering where it is confirmed. Raises Refused where the design can't answer."""
+        measuring = Measuring(
+            self.model, self.plan.protocol, self.plan.outcomes, self.plan.protocol.sampling, self.judging
+        )
+        measuring.check()
+        if "kl" in self.plan.budgets:
+            check_distributions(self.model.source)
+        for layer in self.plan.layers:
+            self.prepared(layer)
+        spoken = self.run(control_answers(self.model)) if isinstance(self.model.source, GivesDistributions) else ()
+        trials = Trials(measuring, self.plan.material, self.plan.objective, self.plan.budgets, spoken)
+        best = self._selected(trials)
+        if best is None:
+            return self._trace("nothing within budget", None, None), None
+        confirmation = self._tried(trials, *best, self.plan.material.confirming)
+        chosen = next(place for place, one in enumerate(self.points) if (one.layer, one.size) == best)
+        trace = self._trace(verdict_of(confirmation), chosen, confirmation)
+        if trace.verdict != "confirmed":
+            return trace, None
+        layer, size = best
+        return trace, self.prepared(layer).at(size).described(calibration=trace.as_dict())
+
+    def prepared(self, layer: int | None) -> Sized:
+        """What the method finds at a layer; searched for once."""
+        if layer not in self._sized:
+            place = Place(layer, self.plan.draw, self.dictionary)
+            self._sized[layer] = self.run(sized(self.plan.method, self.plan.behavior, self.model.source, place))
+        return self._sized[layer]
+
+    def _selected(self, trials: Trials) -> tuple[int | None, float] | None:
+        """The best layer and size of the selecting half; the first trial is the pilot."""
+
+        def trial(layer: int | None, size: float) -> Point:
+            point = self._tried(trials, layer, size, self.plan.material.selecting)
+            self.points.append(point)
+            if len(self.points) == 1:
+                check_detectable(point, self.plan.method.size)
+            return point
+
+        return Search(trial).run(self.plan.layers, *self.plan.range)
+
+    def _tried(self, trials: Trials, layer: int | None, size: float, half: Half) -> Point:
+        selects = half is self.plan.material.selecting
+        point: Point = self.run(trials.trial(self.prepared(layer), layer, size, half, stops=selects))
+        self.tell("selecting" if selects else "confirming", point)
+        return point
+
+    def _trace(self, verdict: Verdict, chosen: int | None, confirmation: Point | None) -> Trace:
+        plan, judging = self.plan, self.judging
+        return Trace(
+            verdict=verdict,
+            method=plan.method.name,
+            parameters=dict(plan.method.parameters),
+            behavior=plan.behavior.slug,
+            draw=plan.draw,
+            size=plan.method.size,
+            range=plan.range,
+            objective=plan.objective.name,
+            budgets=dict(plan.budgets),
+            level=LEVEL,
+            power=POWER,
+            seed=plan.material.seed,
+            questions=dict(plan.material.questions),
+            selecting=plan.material.selecting.ids(),
+            confirming=plan.material.confirming.ids(),
+            model=self.model.source.identity.as_dict(),
+            protocol=plan.protocol.provenance(),
+            max_tokens=plan.protocol.sampling.max_tokens,
+            judge=plan.judge,
+            rubrics=judging.rubrics.provenance() if judging else {},
+            missing_verdicts=dict(judging.missing) if judging else {},
+            points=tuple(self.points),
+            chosen=chosen,
+            confirmation=confirmation,
+            cost=self.model.cost,
+            versions={name: _version(name) for name in ("steer-tasks", "torch", "transformers", "numpy", "scipy")},
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+
+def verdict_of(confirmation: Point) -> Verdict:
+    """Of the confirming half, which is looked at once, for one size: no correction for the search is due.
+
+    Every budget must be kept, each by its own test at the level, so that a wrong "confirmed" is no likelier than one
+    of them (an intersection-union test; Berger, Technometrics 24 (1982), 295). The gain's lower limit is above zero.
+    """
+    if confirmation.over:
+        return "over budget"
+    gain = confirmation.gain
+    return "confirmed" if gain is not None and gain.lower is not None and gain.lower > 0 else "no gain"
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
