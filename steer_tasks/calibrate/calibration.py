@@ -1,6 +1,6 @@
 """A calibration from plan to verdict: select on one half, confirm on the other. No torch; scipy through the search."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +20,12 @@ from steer_tasks.calibrate.search import Search
 from steer_tasks.calibrate.sized import Place, Sized, sized
 from steer_tasks.calibrate.trace import Point, Trace, Verdict
 from steer_tasks.calibrate.trials import Trials
+
+CONFIRMED = 3
+"""Most sizes that the confirming half is asked about."""
+
+APART = 2 / 3
+"""Largest ratio of one of them to the next."""
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
@@ -56,14 +62,13 @@ class Calibration:
         trials = Trials(measuring, self.plan.material, self.plan.objective, self.plan.budgets, spoken)
         best = self._selected(trials)
         if best is None:
-            return self._trace("nothing within budget", None, None), None
-        confirmation = self._tried(trials, *best, self.plan.material.confirming)
-        chosen = next(place for place, one in enumerate(self.points) if (one.layer, one.size) == best)
-        trace = self._trace(verdict_of(confirmation), chosen, confirmation)
-        if trace.verdict != "confirmed":
+            return self._trace("nothing within budget", None, ()), None
+        confirmations = self._confirmed(trials, *best)
+        selected = next(place for place, one in enumerate(self.points) if (one.layer, one.size) == best)
+        trace = self._trace(verdict_of(confirmations), selected, confirmations)
+        if trace.chosen is None:
             return trace, None
-        layer, size = best
-        return trace, self.prepared(layer).at(size).described(calibration=trace.as_dict())
+        return trace, self.prepared(best[0]).at(trace.chosen).described(calibration=trace.as_dict())
 
     def prepared(self, layer: int | None) -> Sized:
         """What the method finds at a layer; searched for once."""
@@ -84,13 +89,22 @@ class Calibration:
 
         return Search(trial).run(self.plan.layers, *self.plan.range)
 
+    def _confirmed(self, trials: Trials, layer: int | None, size: float) -> tuple[Point, ...]:
+        """Trials on the confirming half from small to large, ending with `size` or the first over a budget."""
+        found: list[Point] = []
+        for one in to_confirm(self.points, layer, size):
+            found.append(self._tried(trials, layer, one, self.plan.material.confirming))
+            if found[-1].over:
+                break
+        return tuple(found)
+
     def _tried(self, trials: Trials, layer: int | None, size: float, half: Half) -> Point:
         selects = half is self.plan.material.selecting
         point: Point = self.run(trials.trial(self.prepared(layer), layer, size, half, stops=selects))
         self.tell("selecting" if selects else "confirming", point)
         return point
 
-    def _trace(self, verdict: Verdict, chosen: int | None, confirmation: Point | None) -> Trace:
+    def _trace(self, verdict: Verdict, selected: int | None, confirmations: tuple[Point, ...]) -> Trace:
         plan, judging = self.plan, self.judging
         return Trace(
             verdict=verdict,
@@ -115,23 +129,43 @@ class Calibration:
             rubrics=judging.rubrics.provenance() if judging else {},
             missing_verdicts=dict(judging.missing) if judging else {},
             points=tuple(self.points),
-            chosen=chosen,
-            confirmation=confirmation,
+            selected=selected,
+            confirmations=confirmations,
+            chosen=kept(confirmations)[-1].size if verdict == "confirmed" else None,
             cost=self.model.cost,
             versions={name: _version(name) for name in ("steer-tasks", "torch", "transformers", "numpy", "scipy")},
             date=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
 
-def verdict_of(confirmation: Point) -> Verdict:
-    """Of the confirming half, which is looked at once, for one size: no correction for the search is due.
+def to_confirm(points: Sequence[Point], layer: int | None, size: float) -> list[float]:
+    """The sizes that are tried on the confirming half, ascending: the selected one, and up to two before it that are
+    each at most two thirds of the next, as a foothold where it fails.
+
+    This order is fixed before that half is asked anything, and the first failure ends it. So each size is tested at the
+    full level, without a correction for their number (a fixed-sequence test; Maurer, Hothorn and Lehmacher 1995).
+    """
+    found = [size]
+    for one in sorted((point.size for point in points if point.layer == layer and not point.excess > 0), reverse=True):
+        if len(found) < CONFIRMED and one <= found[0] * APART:
+            found.insert(0, one)
+    return found
+
+
+def kept(confirmations: Sequence[Point]) -> list[Point]:
+    """Those before the first that is over a budget."""
+    return [one for one in confirmations if not one.over]
+
+
+def verdict_of(confirmations: Sequence[Point]) -> Verdict:
+    """Of the largest size that the confirming half keeps within the budgets.
 
     Every budget must be kept, each by its own test at the level, so that a wrong "confirmed" is no likelier than one
     of them (an intersection-union test; Berger, Technometrics 24 (1982), 295). The gain's lower limit is above zero.
     """
-    if confirmation.over:
+    if not (within := kept(confirmations)):
         return "over budget"
-    gain = confirmation.gain
+    gain = within[-1].gain
     return "confirmed" if gain is not None and gain.lower is not None and gain.lower > 0 else "no gain"
 
 

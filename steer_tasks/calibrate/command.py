@@ -34,7 +34,7 @@ def add_calibrate_options(one: argparse.ArgumentParser) -> None:
     one.add_argument("--objective", help=objective)
     one.add_argument("--judge", metavar="PROVIDER/MODEL", help="an Inspect model that judges; never the one under test")
     one.add_argument("--layers", metavar="N,N", help="layers to search (default: the method's own)")
-    sizes = "least and largest dose to try (default 0.1:1.6; of methods without a dose a factor, 0.25:4)"
+    sizes = "least and largest dose to try (default 0.05:1.6; of methods without a dose a factor, 0.125:4)"
     one.add_argument("--doses", metavar="LOW:HIGH", help=sizes)
     one.add_argument("--match", metavar="kl:FILE|kl=NUMBER", help="find the size of equal KL instead; no budget then")
     one.add_argument("--out", help="where the steering goes (.json); with several methods a folder")
@@ -67,15 +67,13 @@ def calibrate(given: argparse.Namespace) -> None:
 
 
 def _calibrate(given: argparse.Namespace) -> None:
-    from rich.console import Console
-
     from model_adapters.behavior import find_behavior
     from model_adapters.steering_file import save_steering, write_whole
     from steer_tasks.calibrate.calibration import Calibration
     from steer_tasks.calibrate.judging import check_judge_name, open_judge
     from steer_tasks.calibrate.outcomes import chosen_objective, parse_budgets
     from steer_tasks.calibrate.plan import make_plan
-    from steer_tasks.calibrate.table import closing_lines, cost_lines, point_line, trace_table
+    from steer_tasks.calibrate.table import closing_lines, cost_lines, point_line, show, trace_table
 
     budgets = parse_budgets(given.budget)
     check_runner(given, "kl" in budgets)
@@ -109,7 +107,7 @@ def _calibrate(given: argparse.Namespace) -> None:
     path = out or default_out(plan.method.name, plan.behavior.slug, trace.as_dict())
     beside = path.with_suffix(".trace.json")
     write_whole(beside, as_json(trace.as_dict()))
-    Console().print(trace_table(trace))
+    show(trace_table(trace))
     print("\n".join([*cost_lines(trace), f"trace: {beside}"]))
     if steering is None:
         left = f"; {path} is of an earlier run and stays as it was" if path.exists() else ""
@@ -119,12 +117,11 @@ def _calibrate(given: argparse.Namespace) -> None:
 
 
 FAILED: Mapping[str, str] = {
-    "nothing within budget": "no size keeps the budgets on the selecting half with room to confirm it: widen them, "
-    "begin smaller with --doses, or ask more questions",
-    "over budget": "not confirmed: on the confirming half a loss's upper limit is over its budget, so the chosen size "
-    "isn't calibrated; widen the budget or ask more questions (another --seed until one fits would be cheating)",
-    "no gain": "not confirmed: on the confirming half the gain's lower limit isn't above zero, so the chosen size buys "
-    "nothing that can be told from chance",
+    "nothing within budget": "no size keeps the budgets on the selecting half; widen them, or begin lower with --doses",
+    "over budget": "not confirmed: on the confirming half even the smallest size has a loss whose upper limit is over "
+    "its budget; widen the budget, or ask more questions (trying --seed after --seed until one fits proves nothing)",
+    "no gain": "not confirmed: on the confirming half the gain's lower limit isn't above zero, so what the budgets "
+    "allow buys nothing that can be told from chance",
 }
 """What a verdict other than `confirmed` means."""
 

@@ -50,7 +50,7 @@ class Divergence:
 
     def shares(self, ids: Sequence[str]) -> dict[str, float]:
         """A number for each of these prompts whose mean is their KL per token, and whose variance is that of this ratio
-        of two sums (linearised; Cochran, Sampling Techniques, section 6.4)."""
+        of two sums (linearised; Cochran, Sampling Techniques, chapter 6)."""
         tokens = sum(self.tokens[id_] for id_ in ids)
         ratio = math.fsum(self.sums[id_] for id_ in ids) / tokens
         weight = len(ids) / tokens
@@ -109,5 +109,6 @@ def token_divergences(control: np.ndarray, steered: np.ndarray) -> np.ndarray:
         weights = np.exp(logs)
         with np.errstate(invalid="ignore"):  # minus infinity twice
             logs -= steered[rows]
-        found[rows] = np.where(weights > 0, weights * logs, 0.0).sum(axis=1)
+            terms = weights * logs
+        found[rows] = np.where(weights > 0, terms, 0.0).sum(axis=1)
     return found

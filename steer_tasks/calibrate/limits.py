@@ -14,7 +14,7 @@ LEVEL = 0.95
 """Of every one-sided limit."""
 
 POWER = 0.80
-"""How often a loss of nothing should be certified, and a selected size confirmed."""
+"""How often a steering without any loss should be certified."""
 
 Scores = Mapping[str, float | None]
 """A score for each item by its id; None where it is missing."""
@@ -41,14 +41,12 @@ class Differences:
 class Bounded:
     """A mean with its one-sided limits; None where fewer than two items are there, or a score is missing for good.
 
-    `planned` is the upper limit that another half of the same size stays below with probability `POWER`; `detectable`
-    the least budget that a steering without any loss is certified for with that probability.
+    `detectable` is the least budget that a steering without any loss is certified for with probability `POWER`.
     """
 
     mean: float | None
     lower: float | None
     upper: float | None
-    planned: float | None
     detectable: float | None
     items: int
     missing: int
@@ -81,7 +79,7 @@ def bounded(found: Differences, step: float | None, level: float = LEVEL) -> Bou
     values = found.values
     mean = math.fsum(values.values()) / len(values) if values else None
     if mean is None or len(values) < 2 or not found.is_usable:
-        return Bounded(mean, None, None, None, None, len(values), found.missing)
+        return Bounded(mean, None, None, None, len(values), found.missing)
     up, error = _mean(values, step)
     down, below = _mean(values, None if step is None else -step)
     sure, likely = (float(stdtrit(len(values) - 1, share)) for share in (level, POWER))
@@ -89,7 +87,6 @@ def bounded(found: Differences, step: float | None, level: float = LEVEL) -> Bou
         mean,
         down - sure * below,
         up + sure * error,
-        up + (sure + likely * math.sqrt(2)) * error,
         up - mean + (sure + likely) * error,
         len(values),
         found.missing,

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from model_adapters.behavior import Behavior, find_behavior
+from model_adapters.behavior import find_behavior
 from model_adapters.errors import SteerError
 from model_adapters.steering import Steering
 from model_adapters.steering_file import load_steering, save_steering
@@ -25,7 +25,7 @@ from steer_tasks.calibrate.match import Matched, Target, match_kl, parse_target
 from steer_tasks.calibrate.opening import check_runner, opened
 from steer_tasks.calibrate.plan import check_layers
 from steer_tasks.calibrate.sized import RANGES, Method, Place, Sized, sized
-from steer_tasks.calibrate.table import match_table, use_line
+from steer_tasks.calibrate.table import match_table, show, use_line
 
 
 def run_match(given: argparse.Namespace) -> None:
@@ -56,7 +56,7 @@ def run_match(given: argparse.Namespace) -> None:
         for method, one in zip(methods, ready, strict=True):
             matched = matched_to(runner, model, spoken, method, one, wanted, sizes_of(given.doses))
             found.append((method, one, matched))
-    report(found, files, given, target, wanted, model, behavior)
+    report(found, files, given, target, wanted, model)
 
 
 def refuse_beside_match(given: argparse.Namespace) -> None:
@@ -118,11 +118,8 @@ def report(
     target: Target,
     wanted: float,
     model: Counted,
-    behavior: Behavior | None,
 ) -> None:
     """Write the steerings and say what was found; the last two lines name a file and its use, for each method."""
-    from rich.console import Console
-
     from model_adapters.preparation import store
 
     rows, lines = [], []
@@ -142,8 +139,8 @@ def report(
         if matched.is_near:
             path = save_steering(steering, file) if file else store(steering)
             lines.append(f"{method.name}: {method.size} {matched.size:.4g}, kl {matched.kl:.4g}; {path}")
-            lines.append(use_line(path, given.model, behavior.slug if behavior else "none"))
-    Console().print(match_table(rows, wanted))
+            lines.append(use_line(path, given.model))
+    show(match_table(rows, wanted))
     print(f"cost: {sum(matched.trials for _, _, matched in found)} trials; {model.cost.text()}")
     print("\n".join(lines))
     if missed := [method.name for method, _, matched in found if not matched.is_near]:

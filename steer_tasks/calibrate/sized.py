@@ -16,7 +16,7 @@ from model_adapters.steering import Steering
 Size = Literal["dose", "factor"]
 """What is searched: a dose, or, for methods that have none, a factor on what the method finds."""
 
-RANGES: Mapping[Size, tuple[float, float]] = {"dose": (0.1, 1.6), "factor": (0.25, 4.0)}
+RANGES: Mapping[Size, tuple[float, float]] = {"dose": (0.05, 1.6), "factor": (0.125, 4.0)}
 """Least and largest size that is tried unless told: from hardly anything to where models break."""
 
 

@@ -36,9 +36,10 @@ def trace_table(trace: Trace) -> "Table":
         table.add_column(f"{name} (≤ {budget:g})", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for place, point in enumerate(trace.points):
-        table.add_row(*_row("select", point), "chosen" if place == trace.chosen else _remark(point))
-    if trace.confirmation is not None:
-        table.add_row(*_row("confirm", trace.confirmation), trace.verdict, style="bold")
+        table.add_row(*_row("select", point), "selected" if place == trace.selected else _remark(point))
+    for point in trace.confirmations:
+        is_chosen = point.size == trace.chosen
+        table.add_row(*_row("confirm", point), trace.verdict if is_chosen else _remark(point), style="bold")
     return table
 
 
@@ -71,9 +72,7 @@ def _missing(found: Bounded) -> str:
 def _remark(point: Point) -> str:
     if point.stopped:
         return f"given up: {point.stopped}, {point.asked} questions"
-    if point.over:
-        return f"over: {', '.join(point.over)}"
-    return "no room to confirm" if point.excess > 0 else ""
+    return f"over: {', '.join(point.over)}" if point.over else ""
 
 
 def _where(point: Point, size: str) -> str:
@@ -83,7 +82,7 @@ def _where(point: Point, size: str) -> str:
 def cost_lines(trace: Trace) -> list[str]:
     """What it cost, and which verdicts are missing."""
     stopped = sum(point.stopped is not None for point in trace.points)
-    evaluations = len(trace.points) + (trace.confirmation is not None)
+    evaluations = len(trace.points) + len(trace.confirmations)
     given_up = f", {stopped} of them given up early" if stopped else ""
     lines = [f"cost: {evaluations} trials{given_up} and the control; {trace.cost.text()}"]
     if trace.missing_verdicts:
@@ -94,18 +93,27 @@ def cost_lines(trace: Trace) -> list[str]:
 
 def closing_lines(trace: Trace, path: Path, model: str) -> list[str]:
     """The last two lines of a confirmed calibration: what was chosen, and how to run it in both harnesses."""
-    assert trace.chosen is not None
-    point = trace.points[trace.chosen]
-    return [f"chosen: {_where(point, trace.size)}, confirmed; {path}", use_line(path, model, trace.behavior)]
+    (point,) = (one for one in trace.confirmations if one.size == trace.chosen)
+    return [f"chosen: {_where(point, trace.size)}, confirmed; {path}", use_line(path, model)]
 
 
-def use_line(path: Path, model: str, behavior: str) -> str:
+def use_line(path: Path, model: str) -> str:
     """Two commands that run a steering's file, on questions that calibration never saw."""
     hook, task = shlex.quote(f"pretrained={model},steering={path}"), shlex.quote(f"steering={path}")
     return (
         f"use: lm_eval --model hook_steered --model_args {hook} --tasks mmlu_171_mc; "
         f"inspect eval steer_tasks/behavior --model {shlex.quote(f'hook_steered/{model}')} -T {task}"
     )
+
+
+def show(table: "Table") -> None:
+    """Print a table whole, however narrow the terminal: a cut number is worth nothing."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console()
+    width = max(console.width, Measurement.get(console, console.options.update(width=500), table).maximum)
+    Console(width=width).print(table)
 
 
 def match_table(rows: Sequence[Sequence[str]], target: float) -> "Table":

@@ -36,12 +36,12 @@ class Point:
 
     @property
     def excess(self) -> float:
-        """How far the planned limit is over the budget, as a share of it, for the worst loss; at most 0 within all."""
+        """How far the upper limit is over the budget, as a share of it, for the worst loss; at most 0 within all."""
         return max(self._ratio(name) for name in self.budgets)
 
     def _ratio(self, name: str) -> float:
-        planned = self.losses[name].planned if name in self.losses else None
-        return float("inf") if planned is None else planned / self.budgets[name] - 1
+        upper = self.losses[name].upper if name in self.losses else None
+        return float("inf") if upper is None else upper / self.budgets[name] - 1
 
     @property
     def objective(self) -> float | None:
@@ -51,10 +51,7 @@ class Point:
     @property
     def over(self) -> tuple[str, ...]:
         """The losses whose upper limit isn't within the budget."""
-        uppers = {name: bound.upper for name, bound in self.losses.items()}
-        return tuple(
-            name for name, budget in self.budgets.items() if (upper := uppers.get(name)) is None or upper > budget
-        )
+        return tuple(name for name in self.budgets if self._ratio(name) > 0)
 
 
 @dataclass(frozen=True)
@@ -86,9 +83,12 @@ class Trace:
     """Verdicts that are missing, by reason, over all of the search."""
     points: tuple[Point, ...]
     """In the order they were tried, on the selecting half."""
-    chosen: int | None
-    """Place in `points`."""
-    confirmation: Point | None
+    selected: int | None
+    """Place in `points` of the best one within the budgets."""
+    confirmations: tuple[Point, ...]
+    """On the confirming half, from small to large, up to the first that is over a budget."""
+    chosen: float | None
+    """The confirmed size; None unless the verdict is `confirmed`."""
     cost: Cost
     versions: Mapping[str, str | None]
     date: str
