@@ -67,7 +67,7 @@ class DoseBackend:
         """A letter's log-probability, or that of a text of ten tokens."""
         text = self._seen(prompt, steering)
         dose = dose_of(steering)
-        own = normal(text) * self.curves.noise * dose
+        own = normal(text) * self.curves.noise * dose if self.curves.noise else 0.0
         if self._right(text) is not None and len(continuation) == 1:
             value = -1.0 - (self.curves.margin(dose) + own if continuation == self._right(text) else 0.0)
             return Likelihood((value,), False, self._proof(steering))

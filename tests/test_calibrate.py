@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -53,14 +54,15 @@ def squared(edge, at):
 
 
 def test_an_active_budget_gives_the_largest_dose_within_it():
-    """Where the gain rises with the dose and the margin's loss reaches its budget at 0.3, the dose is 0.3 but for 5%."""
+    """Where the gain rises with the dose and the margin's loss reaches its budget at 0.3, the dose is 0.3 within 5%."""
     backend = DoseBackend(Curves(gain=lambda dose: dose, margin=squared(0.3, 0.1)))
     _, trace, steering = calibrated(backend, planned({"margin": 0.1}))
     assert trace.verdict == "confirmed"
     assert 0.3 * (1 - TOLERANCE) <= trace.chosen <= 0.3
     assert dose_of(steering) == pytest.approx(trace.chosen, rel=1e-5)
-    assert trace.points[trace.selected].gain.mean == pytest.approx(trace.chosen, rel=1e-4)
-    assert trace.points[trace.selected].losses["margin"].mean == pytest.approx(0.1 * (trace.chosen / 0.3) ** 2, rel=1e-4)
+    point = trace.points[trace.selected]
+    assert point.gain.mean == pytest.approx(trace.chosen, rel=1e-4)
+    assert point.losses["margin"].mean == pytest.approx(0.1 * (trace.chosen / 0.3) ** 2, rel=1e-4)
 
 
 def test_an_inactive_budget_gives_the_peak():
@@ -73,7 +75,7 @@ def test_an_inactive_budget_gives_the_peak():
 
 def test_a_budget_that_every_dose_breaks_finds_nothing():
     """Where the least dose loses more than the budget, one trial says so, given up after a third of the questions."""
-    backend = DoseBackend(Curves(gain=lambda dose: dose, margin=lambda dose: 1.0))
+    backend = DoseBackend(Curves(gain=lambda dose: dose, margin=lambda dose: float(dose > 0)))
     done, trace, steering = calibrated(backend, planned({"margin": 0.1}))
     assert (trace.verdict, steering, trace.chosen, trace.confirmations) == ("nothing within budget", None, None, ())
     (point,) = done.points
@@ -105,21 +107,23 @@ def only_on(half, curve, backend):
     """A curve that holds for one half's questions: what a lucky selection looks like."""
     asked = {one.question.strip() for one in half.questions}
 
-    async def score(prompt, continuation, steering, plain=backend.score):
-        lucky = DoseBackend(Curves(gain=backend.curves.gain))
-        text = prompt[-1].content
-        loses = len(continuation) == 1 and text.split("\nA. ")[0] in asked
-        lucky.curves = Curves(gain=backend.curves.gain, margin=curve if loses else backend.curves.margin)
-        return await lucky.score(prompt, continuation, steering)
+    losing = DoseBackend(Curves(gain=backend.curves.gain, margin=curve))
+    plain = backend.score
+
+    async def score(prompt, continuation, steering):
+        is_theirs = len(continuation) == 1 and prompt[-1].content.split("\nA. ")[0] in asked
+        return await (losing.score if is_theirs else plain)(prompt, continuation, steering)
 
     backend.score = score
     return backend
 
 
 def test_what_the_other_half_does_not_keep_is_not_confirmed():
-    """Where the confirming half loses at any dose, the verdict is over budget after one trial and nothing is written."""
+    """Where the confirming half loses at any dose, the verdict is over budget after one trial, without a steering."""
     plan = planned({"margin": 0.1})
-    backend = only_on(plan.material.confirming, lambda dose: 0.5, DoseBackend(Curves(gain=lambda dose: dose)))
+    backend = only_on(
+        plan.material.confirming, lambda dose: 0.5 * (dose > 0), DoseBackend(Curves(gain=lambda dose: dose))
+    )
     _, trace, steering = calibrated(backend, plan)
     assert (trace.verdict, trace.chosen, steering) == ("over budget", None, None)
     assert len(trace.confirmations) == 1
@@ -145,7 +149,7 @@ def test_footholds_lie_apart_and_within_the_budgets():
     sizes = [point.size for point in trace.confirmations]
     assert sizes == to_confirm(done.points, None, trace.chosen)
     assert len(sizes) == 3
-    assert all(low <= high * 2 / 3 for low, high in zip(sizes, sizes[1:], strict=False))
+    assert all(low <= high * 2 / 3 for low, high in pairwise(sizes))
 
 
 def test_a_gain_that_can_not_be_told_from_nothing_is_not_confirmed():
@@ -180,7 +184,8 @@ def test_the_trace_survives_the_steering_file(tmp_path):
     kept = load_steering(save_steering(steering, tmp_path / "funny.json"))
     assert read_trace(kept.provenance["calibration"]) == trace
     assert kept.fingerprint == steering.fingerprint
-    assert trace.selecting["questions"] and not set(trace.selecting["questions"]) & set(trace.confirming["questions"])
+    assert len(trace.selecting["questions"]) == 57
+    assert set(trace.selecting["questions"]) & set(trace.confirming["questions"]) == set()
     assert json.loads(json.dumps(trace.as_dict())) == trace.as_dict()
 
 
@@ -225,16 +230,16 @@ def test_answers_are_written_where_a_budget_needs_them():
 
 def test_the_cost_is_what_the_backend_was_asked():
     """Requests and tokens are counted on both arms and halves; nothing is asked twice."""
-    backend = DoseBackend(Curves(gain=lambda dose: dose, margin=lambda dose: 1.0))
+    backend = DoseBackend(Curves(gain=lambda dose: dose, margin=lambda dose: float(dose > 0)))
     done, trace, _ = calibrated(backend, planned({"margin": 0.1}))
     # The control's half: 57 questions with four letters, 6 contrasts with two texts; a third of it for the one trial.
     assert trace.cost.requests == 57 * 4 + 12 + 19 * 4 + 12
     assert trace.cost.scored == (57 + 19) * 4 + 24 * 10
-    assert done.points[0].cost.requests == 57 * 4 + 12 + 19 * 4 + 12 - (57 * 4 + 12)
+    assert done.points[0].cost.requests == 19 * 4 + 12
 
 
 def judge_of(score):
-    """An `Ask` that gives each answer's behavior and coherence by what `score` says of (quality, text of the answer)."""
+    """An `Ask` that scores an answer's behavior or coherence by what `score` says of the quality and the text."""
 
     async def ask(messages):
         text = messages[0].content
@@ -379,7 +384,7 @@ def test_a_second_run_asks_for_nothing_that_is_kept(tmp_path):
 
 
 def test_no_text_of_a_test_question_is_ever_read_or_sent(mmlu, tmp_path, monkeypatch):
-    """With every test row of the file replaced by poison, and the test set's loader made to fail, all runs as before."""
+    """With every test row of the file replaced by poison, and the loader of the test set made to fail, all runs."""
     rows = json.loads(mmlu.read_text())
     tested = {row["question"].strip() for place, row in enumerate(rows) if place % 5 < 3}
     for place, row in enumerate(rows):
@@ -405,11 +410,11 @@ def test_no_text_of_a_test_question_is_ever_read_or_sent(mmlu, tmp_path, monkeyp
     assert [question for question in tested if question in sent] == []
 
 
-def test_looks_are_corrected_for_their_number(monkeypatch):
+def test_looks_are_corrected_for_their_number():
     """A dose exactly on its budget is given up in at most 5% of calibrations by looking early."""
     plan = planned({"margin": 0.1})
     given_up = 0
-    for seed in range(150):
+    for seed in range(600):
         noisy = np.random.default_rng(seed)
         control = {one.id: 0.0 for one in plan.material.selecting.questions}
         drawn = dict(zip(control, noisy.normal(-0.1, 0.5, len(control)), strict=True))
@@ -422,4 +427,4 @@ def test_looks_are_corrected_for_their_number(monkeypatch):
             if found.lower > 0.1:
                 given_up += 1
                 break
-    assert 0 < given_up <= 0.05 * 150
+    assert 0 < given_up <= 0.05 * 600

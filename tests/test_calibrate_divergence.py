@@ -132,10 +132,10 @@ def test_shares_have_the_ratio_as_their_mean():
 
 def test_backends_without_distributions_are_refused_by_name():
     """Prompt-only models, services and vLLM servers give no whole distributions."""
-    with pytest.raises(Refused, match="'fake'.*distributions"):
+    with pytest.raises(Refused, match=r"'fake'.*distributions"):
         check_distributions(SpeakingBackend())
     for kind in (VllmBackend, EmberBackend, WrappedBackend):
-        with pytest.raises(Refused, match=f"'{kind.name}'.*distributions"):
+        with pytest.raises(Refused, match=rf"'{kind.name}'.*distributions"):
             check_distributions(object.__new__(kind))
 
 

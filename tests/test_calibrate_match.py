@@ -59,7 +59,7 @@ def calibrate(tiny, *words):
 
 
 def test_two_methods_are_brought_to_the_kl_of_a_file(tiny, tmp_path, capsys):
-    """Each method's steering has the file's KL within 1%, is written, and the commands that use it are the last line."""
+    """Each method's steering has the file's KL within 1% and is written; the last line is how to use it."""
     vector = np.random.default_rng(5).standard_normal(32).astype(np.float32)
     target = save_steering(Steering((AddVector(2, vector, 0.5),)), tmp_path / "target.json")
     words = ["--method", "caa", "--method", "random_vector", "--behavior", "funny", "--doses", "0.01:8"]

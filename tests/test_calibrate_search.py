@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -24,7 +25,7 @@ def search(objective, excess):
 
 
 def test_an_active_budget_is_reached_to_within_the_tolerance_from_below():
-    """Where the objective rises until the budget ends it, the size found keeps the budget and is within 5% of the edge."""
+    """Where the objective rises until the budget ends it, the size found keeps it and is within 5% of the edge."""
     done = search(lambda layer, size: size, lambda layer, size: size / 0.37 - 1)
     layer, size = done.run([None], 0.05, 1.6)
     assert layer is None
@@ -90,9 +91,7 @@ def test_the_smaller_of_equal_sizes_wins():
     assert done.run([None], 0.05, 1.6) == (None, 0.05)
 
 
-@given(
-    peak=st.floats(0.01, 3.0), edge=st.floats(0.01, 3.0), noise=st.floats(0.0, 0.3), seed=st.integers(0, 10**6)
-)
+@given(peak=st.floats(0.01, 3.0), edge=st.floats(0.01, 3.0), noise=st.floats(0.0, 0.3), seed=st.integers(0, 10**6))
 @settings(max_examples=200, deadline=None)
 def test_whatever_the_curves_the_size_found_keeps_the_budgets(peak, edge, noise, seed):
     """With noise on both curves too, what is found was tried, is within the budgets, and is the best of those tried."""
@@ -118,4 +117,4 @@ def test_rungs_begin_and_end_where_they_are_told(low, ratio):
     found = rungs(low, low * ratio)
     assert found[0] == low
     assert found[-1] == low * ratio
-    assert all(1 < after / before <= RATIO * (1 + 1e-6) for before, after in zip(found, found[1:], strict=False))
+    assert all(1 < after / before <= RATIO * (1 + 1e-6) for before, after in pairwise(found))

@@ -51,6 +51,4 @@ async def _open(given: argparse.Namespace) -> Any:
     from model_adapters.backends.vllm import open_vllm
 
     tokenizer = model_tokenizer(given.model, given.revision)
-    return await open_vllm(
-        given.model, tokenizer, given.base_url, served_as=given.served_as, revision=given.revision
-    )
+    return await open_vllm(given.model, tokenizer, given.base_url, served_as=given.served_as, revision=given.revision)

@@ -42,12 +42,12 @@ class Trials:
         Giving up can only reject a size, never let one pass, so it needs no correction for what is certified. So that
         a good size is seldom rejected by looking often, each look's limit is at 1 - (1 - `LEVEL`) / `LOOKS`.
         """
+        control, steering = await self.control(half), sized.at(size)
         before = self.measuring.model.cost
-        steering = sized.at(size)
         moved = await divergence(self.measuring.model, steering, self.spoken) if self.spoken else None
         scores, asked, stopped = await self._asked(steering, half, moved, stops)
-        bounds = self._losses(await self.control(half), scores, moved, half)
-        gain = None if stopped else self._gain(await self.control(half), scores)
+        bounds = self._losses(control, scores, moved, half)
+        gain = None if stopped else self._gain(control, scores)
         return Point(
             layer=layer,
             size=size,
