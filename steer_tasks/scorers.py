@@ -20,8 +20,8 @@ def two_way_stderr(a: str = "question_id", b: str = "behavior") -> Metric:
     """Standard error of the mean, clustered by sample metadata `a` and by `b` at once.
 
     Cameron, Gelbach and Miller, Journal of Business & Economic Statistics 29 (2011), section 2.2: V_a + V_b - V_ab,
-    each with the factor G / (G - 1). Where that is not positive (one behavior only, or few clusters) the larger of the
-    one-way variances is taken. 0 for fewer than two scores.
+    each with the factor G / (G - 1), but never less than either one-way variance (MacKinnon, Nielsen and Webb,
+    arXiv:2406.08880). 0 for fewer than two scores.
     """
 
     def compute(scores: list[SampleScore]) -> float:

@@ -114,6 +114,15 @@ def mmlu(mmlu_dev: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
+def study_70b(shared: Path) -> Path:
+    """The study's public table of 1,499 answers; a test that needs it is skipped by name where it is absent."""
+    path = shared / "data" / "ember_open_ended_70b.csv"
+    if not path.exists():
+        pytest.skip(f"needs {path}; STEER_TASKS_SHARED names the folder that holds data/ember_open_ended_70b.csv")
+    return path
+
+
+@pytest.fixture(scope="session")
 def root() -> Path:
     """The project's folder."""
     return ROOT

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import t
+from scipy.stats import skew, t
 
 from model_adapters.errors import SteerError
 from steer_tasks.analysis.clustered import (
@@ -33,26 +33,54 @@ def test_one_way_is_the_t_interval_of_cluster_means_when_clusters_are_equal():
 
 
 def test_two_ways_by_hand():
-    """Residuals 2 0 -1 -1 -1 1 about 2: by question 1/3, by behavior 0, by both 4/15, so together 1/15."""
-    values = np.array([4.0, 2.0, 1.0, 1.0, 1.0, 3.0])
+    """Residuals 3 1 1 -1 -1 -3 about 2: by question 4/3, by behavior 1, by both 11/15, so together 8/5."""
+    values = np.array([5.0, 3.0, 3.0, 1.0, 1.0, -1.0])
     questions, behaviors = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 0, 1, 0, 1])
-    assert clustered_variance(values, questions.tolist()) == pytest.approx(1 / 3)
-    assert clustered_variance(values, behaviors.tolist()) == pytest.approx(0)
-    assert two_way_variance(values, questions, behaviors) == pytest.approx(1 / 15)
+    assert clustered_variance(values, questions.tolist()) == pytest.approx(4 / 3)
+    assert clustered_variance(values, behaviors.tolist()) == pytest.approx(1)
+    assert two_way_variance(values, questions, behaviors) == pytest.approx(8 / 5)
     found = clustered_mean(values, {"question": questions.tolist(), "behavior": behaviors.tolist()})
-    assert found.stderr == pytest.approx(math.sqrt(1 / 15))
+    assert found.stderr == pytest.approx(math.sqrt(8 / 5))
     assert found.df == 1
-    assert found.high == pytest.approx(2 + t.ppf(0.975, 1) * math.sqrt(1 / 15))
-    assert found.method == "clustered by question and behavior, t"
+    assert found.high == pytest.approx(2 + t.ppf(0.975, 1) * math.sqrt(8 / 5))
+    assert found.method == "clustered by question and behavior, t or Hall's, the wider"
+
+
+def test_two_ways_are_never_less_than_one():
+    """By question 1/3, by behavior 0, by both 4/15: the formula gives 1/15, and 1/3 is taken."""
+    values = np.array([4.0, 2.0, 1.0, 1.0, 1.0, 3.0])
+    assert two_way_variance(values, np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 0, 1, 0, 1])) == pytest.approx(1 / 3)
+
+
+def test_skewed_behaviors_reach_farther_on_their_long_side():
+    """One behavior of four far below the others moves the low end below t's, and leaves the high end at t's."""
+    values = np.repeat([0.0, -0.1, 0.1, -4.0], 30) + np.tile(np.linspace(-0.1, 0.1, 30), 4)
+    questions, behaviors = np.tile(np.arange(30), 4).tolist(), np.repeat(np.arange(4), 30).tolist()
+    found = clustered_mean(values, {"question": questions, "behavior": behaviors})
+    reach = t.ppf(0.975, 3) * found.stderr
+    means = values.reshape(4, 30).mean(axis=1)
+    g = skew(means, bias=True) * (3 / 4) ** 1.5 * 16 / 6
+    by_hand = found.stderr * 2 * 3 / g * (np.cbrt(1 + g * (t.ppf(0.975, 3) / 2 - g / 24)) - 1)
+    assert by_hand > reach
+    assert found.low == pytest.approx(found.value - by_hand)
+    assert found.high == pytest.approx(found.value + reach)
+
+
+def test_a_step_adds_two_half_steps_to_the_squares():
+    """Four questions, one of which moved: with a step of 1 the squares are 3/4 and 2 · 1/4 more, over 4 · 3."""
+    values, clusters = [1.0, 0.0, 0.0, 0.0], {"question": list("abcd")}
+    assert clustered_mean(values, clusters).stderr == pytest.approx(math.sqrt(0.75 / 12))
+    assert clustered_mean(values, clusters, step=1).stderr == pytest.approx(math.sqrt(1.25 / 12))
 
 
 def test_limits_are_one_sided_and_p_is_that_of_t():
-    """A one-sided limit at 95% is an end of the two-sided interval at 90%; p inverts the interval."""
+    """A one-sided limit at 95% is an end of the two-sided interval at 90%; p is 10% where one end lies at 0."""
     values, clusters = [0.0, 1.0, 0.5, 2.0], {"question": list("abcd")}
     wide = clustered_mean(values, clusters, level=0.9)
     assert upper_limit(values, clusters) == pytest.approx(wide.high)
     assert lower_limit(values, clusters) == pytest.approx(wide.low)
-    assert p_value(wide, null=wide.high) == pytest.approx(0.1)
+    moved = clustered_mean([value - wide.low for value in values], clusters)
+    assert p_value(moved) == pytest.approx(0.1)
 
 
 def test_values_that_do_not_vary():

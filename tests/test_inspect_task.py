@@ -481,17 +481,17 @@ def test_the_two_way_error_of_four_scores_by_hand():
 def test_the_two_way_error_by_hand_where_the_three_parts_differ():
     """Six values of 3 questions by 2 behaviors, each part worked by hand."""
     values = {
-        ("q1", "a"): 4.0,
-        ("q1", "b"): 2.0,
-        ("q2", "a"): 1.0,
+        ("q1", "a"): 5.0,
+        ("q1", "b"): 3.0,
+        ("q2", "a"): 3.0,
         ("q2", "b"): 1.0,
         ("q3", "a"): 1.0,
-        ("q3", "b"): 3.0,
+        ("q3", "b"): -1.0,
     }
     rows = scored([(question, behavior, value) for (question, behavior), value in values.items()])
-    # Mean 2; residuals 2 0 -1 -1 -1 1. By question: sums 2 -2 0, 3/2 * 8 / 36 = 1/3. By behavior: sums 0 0, so 0.
-    # By both: 6/5 * (4 + 1 + 1 + 1 + 1) / 36 = 4/15. Together 1/3 + 0 - 4/15 = 1/15.
-    assert math.isclose(two_way_stderr()(rows), math.sqrt(1 / 15))
+    # Mean 2; residuals 3 1 1 -1 -1 -3. By question: sums 4 0 -4, 3/2 * 32 / 36 = 4/3. By behavior: sums 3 -3, so 1.
+    # By both: 6/5 * (9 + 1 + 1 + 1 + 1 + 9) / 36 = 11/15. Together 4/3 + 1 - 11/15 = 8/5.
+    assert math.isclose(two_way_stderr()(rows), math.sqrt(8 / 5))
 
 
 def test_with_one_behavior_it_is_the_one_way_error():
@@ -501,10 +501,20 @@ def test_with_one_behavior_it_is_the_one_way_error():
     assert math.isclose(two_way_stderr()(rows), stderr(cluster="question_id")(rows))
 
 
-def test_a_difference_that_is_not_positive_falls_back_to_the_larger_one_way_error():
-    """Where the formula goes below zero, the larger of the two one-way errors is given."""
+def test_the_two_way_error_is_never_less_than_a_one_way_error():
+    """Where the formula goes below the larger of the two one-way errors, or below zero, that one is given."""
     rows = scored([("q1", "a", 1.0), ("q1", "b", 0.0), ("q2", "a", 0.0), ("q2", "b", 1.0)])
     assert two_way_stderr()(rows) == 0.0
+    # By question 1/3, by behavior 0, by both 4/15.
+    values = [
+        ("q1", "a", 4.0),
+        ("q1", "b", 2.0),
+        ("q2", "a", 1.0),
+        ("q2", "b", 1.0),
+        ("q3", "a", 1.0),
+        ("q3", "b", 3.0),
+    ]
+    assert math.isclose(two_way_stderr()(scored(values)), math.sqrt(1 / 3))
     rows = scored([("q1", "a", 1.0), ("q1", "b", 0.0), ("q2", "a", 0.0), ("q2", "b", 1.0), ("q3", "a", 0.4)])
     values = [one.score.as_float() for one in rows]
     by = {

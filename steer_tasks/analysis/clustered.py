@@ -2,7 +2,11 @@
 
 One way of clustering: Liang and Zeger, Biometrika 73 (1986), for a mean. Two ways at once: Cameron, Gelbach and Miller,
 Journal of Business & Economic Statistics 29 (2011), section 2.2. Each term has the factor G / (G - 1), and t has the
-smaller number of clusters minus one degrees of freedom (the same, section 2.3).
+smaller number of clusters minus one degrees of freedom (the same, section 2.3). The two-way variance is never taken to
+be less than either one-way variance, a remedy that MacKinnon, Nielsen and Webb, arXiv:2406.08880, study.
+Where there are two ways, the second is of few clusters, such as behaviors, and their means may be skewed: then the
+interval reaches as far as t's or Hall's (skewness.py), whichever is farther. What all that is worth was simulated:
+docs/statistics.md.
 """
 
 import math
@@ -13,6 +17,7 @@ from scipy.special import stdtr, stdtrit
 
 from model_adapters.errors import SteerError
 from steer_tasks.analysis.findings import Estimate
+from steer_tasks.analysis.skewness import skewness, transformed, untransformed
 
 LEVEL = 0.95
 """Nominal coverage where none is asked for."""
@@ -25,14 +30,24 @@ Clusters = Mapping[str, Sequence[Hashable]]
 
 
 def clustered_mean(
-    values: Sequence[float] | np.ndarray, clusters: Clusters, level: float = LEVEL, span: float | None = None
+    values: Sequence[float] | np.ndarray,
+    clusters: Clusters,
+    level: float = LEVEL,
+    span: float | None = None,
+    step: float | None = None,
 ) -> Estimate:
-    """The mean of `values` with a two-sided t interval that respects the clusters.
+    """The mean of `values` with a two-sided t interval that respects the clusters, the kind with few of them last.
 
-    `span` is the farthest that a value can lie from another, in the values' unit; it serves only where values don't
-    vary between clusters at all. Then the interval is what may have gone unseen in that many clusters, if `span` is
-    given, and is None otherwise, as it is with fewer than two clusters of one kind. Raises SteerError for no values,
-    for a value that isn't finite, and for a number of clusters' names that isn't that of the values.
+    - `step` is the smallest difference between two scores, 1 for letters right or wrong as for points of a judge. Few
+      clusters of a coarse scale often show less than they vary, so the variance is taken as if two of average size more
+      were there, half a step above and half a step below the mean: plus step² / (2 · G · (G - 1)), G clusters of the
+      kind named first. Agresti and Min, Statistics in Medicine 24 (2005), add half an answer to each cell of a table of
+      matched pairs to the same end.
+    - `span` is the farthest that a value can lie from another. It serves only where no value differs from another: then
+      the interval is what may have gone unseen in that many clusters; without a span there is none.
+
+    There is no interval either with fewer than two clusters of one kind. Raises SteerError for no values, for a value
+    that isn't finite, and for a number of clusters' names that isn't that of the values.
     """
     held = np.asarray(values, dtype=float)
     codes = _codes(held, clusters)
@@ -41,33 +56,55 @@ def clustered_mean(
     value, ways = float(held.mean()), "clustered by " + " and ".join(counts)
     if fewest < 2:
         return Estimate(value, None, None, level, None, None, f"{ways}: one cluster, no interval", counts)
-    variance = two_way_variance(held, *codes.values()) if len(codes) == 2 else _variance(held, *codes.values())
-    if variance <= _ROUNDING * float(np.mean(held * held)):
+    if np.ptp(held) <= _ROUNDING * max(abs(value), 1):
         return _unvaried(value, level, span, ways, counts)
+    variance = _variance_of_mean(held, *codes.values(), step=step)
+    if variance <= _ROUNDING * float(np.mean(held * held)):
+        said = f"{ways}: no variation between clusters, no interval"
+        return Estimate(value, None, None, level, None, None, said, counts)
     stderr, df = math.sqrt(variance), float(fewest - 1)
-    reach = float(stdtrit(df, (1 + level) / 2)) * stderr
-    return Estimate(value, value - reach, value + reach, level, stderr, df, f"{ways}, t", counts)
+    quantile = float(stdtrit(df, (1 + level) / 2))
+    low, high = (value - reach * stderr for reach in _reaches(quantile, held, codes))
+    method = f"{ways}, t" if len(codes) == 1 else f"{ways}, t or Hall's, the wider"
+    return Estimate(value, low, high, level, stderr, df, method, counts)
 
 
 def upper_limit(
-    values: Sequence[float] | np.ndarray, clusters: Clusters, level: float = LEVEL, span: float | None = None
+    values: Sequence[float] | np.ndarray,
+    clusters: Clusters,
+    level: float = LEVEL,
+    span: float | None = None,
+    step: float | None = None,
 ) -> float | None:
     """One-sided upper confidence limit of the mean at `level`; None where `clustered_mean` has no interval."""
-    return clustered_mean(values, clusters, 2 * level - 1, span).high
+    return clustered_mean(values, clusters, 2 * level - 1, span, step).high
 
 
 def lower_limit(
-    values: Sequence[float] | np.ndarray, clusters: Clusters, level: float = LEVEL, span: float | None = None
+    values: Sequence[float] | np.ndarray,
+    clusters: Clusters,
+    level: float = LEVEL,
+    span: float | None = None,
+    step: float | None = None,
 ) -> float | None:
     """One-sided lower confidence limit of the mean at `level`; None where `clustered_mean` has no interval."""
-    return clustered_mean(values, clusters, 2 * level - 1, span).low
+    return clustered_mean(values, clusters, 2 * level - 1, span, step).low
 
 
-def p_value(estimate: Estimate, null: float = 0.0) -> float | None:
-    """Two-sided p of the estimate's t test that the mean is `null`; None where it has no standard error."""
+def p_value(estimate: Estimate) -> float | None:
+    """Two-sided p of the t test that the estimate's mean is 0; None where it has no standard error."""
     if estimate.stderr is None or estimate.df is None:
         return None
-    return float(2 * stdtr(estimate.df, -abs(estimate.value - null) / estimate.stderr))
+    return float(2 * stdtr(estimate.df, -abs(estimate.value) / estimate.stderr))
+
+
+def skewed_p_value(estimate: Estimate, values: np.ndarray, few: np.ndarray) -> float | None:
+    """The larger of that and the p with the skewness of the cluster means taken off: values (n,), clusters (n,)."""
+    if estimate.stderr is None or estimate.df is None:
+        return None
+    means = _cluster_means(values, numbered(few.tolist()))
+    statistic = transformed(estimate.value / estimate.stderr, skewness(means), len(means))
+    return max(p_value(estimate) or 0.0, float(2 * stdtr(estimate.df, -abs(statistic))))
 
 
 def clustered_variance(values: Sequence[float] | np.ndarray, keys: Sequence[Hashable]) -> float:
@@ -79,14 +116,11 @@ def clustered_variance(values: Sequence[float] | np.ndarray, keys: Sequence[Hash
 
 
 def two_way_variance(values: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
-    """Variance of the mean of values (n,) clustered by two codes (n,) at once: V_first + V_second - V_both.
+    """Variance of the mean of values (n,) clustered by two codes (n,) at once: the largest of three.
 
-    Where that is not positive (one cluster of a kind only, or few clusters) the larger of the one-way variances.
+    These are V_first + V_second - V_both and either one-way variance.
     """
-    one_way = _variance(values, first), _variance(values, second)
-    both = sum(one_way) - _variance(values, _joined(first, second))
-    # Without a second cluster the difference is 0 but for rounding, and the one-way variance is what is meant.
-    return both if both > _ROUNDING * max(one_way) else max(one_way)
+    return _largest(_variance(values, first), _variance(values, second), _variance(values, _joined(first, second)))
 
 
 def numbered(keys: Sequence[Hashable]) -> np.ndarray:
@@ -99,6 +133,34 @@ def _variance(values: np.ndarray, codes: np.ndarray) -> float:
     sums = np.bincount(codes, values - values.mean())
     groups = len(sums)
     return float(sums @ sums) / len(values) ** 2 * groups / (groups - 1) if groups > 1 else 0.0
+
+
+def _reaches(quantile: float, values: np.ndarray, codes: Mapping[str, np.ndarray]) -> tuple[float, float]:
+    # How many standard errors the interval's low end lies below the mean, and its high end (negative).
+    if len(codes) < 2:
+        return quantile, -quantile
+    means = _cluster_means(values, list(codes.values())[1])
+    g, n = skewness(means), len(means)
+    return max(quantile, untransformed(quantile, g, n)), min(-quantile, untransformed(-quantile, g, n))
+
+
+def _cluster_means(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    means: np.ndarray = np.bincount(codes, values) / np.bincount(codes)
+    return means
+
+
+def _variance_of_mean(
+    values: np.ndarray, first: np.ndarray, second: np.ndarray | None = None, *, step: float | None
+) -> float:
+    groups = int(first.max()) + 1
+    by_first = _variance(values, first) + (step or 0.0) ** 2 / (2 * groups * (groups - 1))
+    if second is None:
+        return by_first
+    return _largest(by_first, _variance(values, second), _variance(values, _joined(first, second)))
+
+
+def _largest(first: float, second: float, both: float) -> float:
+    return max(first + second - both, first, second)
 
 
 def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -113,7 +113,11 @@ class Leak:
     other: str
     answers: int
     of: int
+    """How many of the arm's answers have known messages."""
     prompt: str
+    """With `{behavior}` where the behavior's text stands."""
+    asked: bool = False
+    """Whether the arm's protocol asks for it, as `as_run` does to repeat the study's own leak."""
 
 
 @dataclass(frozen=True)

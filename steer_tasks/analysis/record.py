@@ -53,6 +53,14 @@ class Record:
     signals: Mapping[str, float | None] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     """Why a score or signal is None, by its name."""
+    question_set: str | None = None
+    """Which questions, in which form: `mmlu_171`, `mmlu_171 cloze`, `open_ended`. Answers pair within one."""
+    protocol: str | None = None
+    """How questions became messages: `isolated`, `as_run`. Answers pair within one."""
+    prompts: tuple[str, ...] | None = None
+    """System prompts that the arm's own steering holds; None where its log doesn't say."""
+    prompted_by: str | None = None
+    """Who put them there: the `arm`, which is meant to ask in words, or the `protocol`; None for nobody or unknown."""
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -66,7 +74,8 @@ class Source:
 
     path: str
     kind: str
-    """`lm_eval`, `inspect`, `study` (the paper's table) or `records` (our own export)."""
+    """`lm_eval`, `inspect`, `study` (the paper's table), `records` (made by a script), or `unknown`: left out, and the
+    remarks say why."""
     model: str | None = None
     task: str | None = None
     questions: Mapping[str, object] = field(default_factory=dict)

@@ -1,0 +1,63 @@
+"""Which arms are placebos of which: they push as hard, towards nothing or the other way."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from steer_tasks.analysis.record import Record
+
+PLACEBOS = ("random_vector", "random_features", "neutral_prompt")
+"""Methods that steer towards nothing."""
+
+WRONG_SIGN = "wrong sign"
+
+FITTING: Mapping[str, tuple[str, ...]] = {
+    "prompt": ("neutral_prompt",),
+    "caa": ("random_vector",),
+    "auto_steer": ("random_features", "random_vector"),
+    "auto_steer_scaled": ("random_features", "random_vector"),
+    "features": ("random_features", "random_vector"),
+    "feature_search": ("random_features", "random_vector"),
+}
+"""Placebos by method. Any other method, `combined` among them, is held against all there are."""
+
+
+@dataclass(frozen=True)
+class ArmKind:
+    """What tells placebos: method and size of the push; None where records don't say or don't agree."""
+
+    method: str | None
+    dose: float | None
+    coefficient: float | None
+
+    @property
+    def push(self) -> float | None:
+        """Signed size: the dose, else the coefficient."""
+        return self.coefficient if self.dose is None else self.dose
+
+
+def arm_kind(records: Sequence[Record]) -> ArmKind:
+    """The kind of one arm's records."""
+    methods, doses, coefficients = ({getattr(one, name) for one in records} for name in _FIELDS)
+    method, dose, coefficient = (one.pop() if len(one) == 1 else None for one in (methods, doses, coefficients))
+    return ArmKind(method, dose, coefficient)
+
+
+def placebos_of(arm: str, kinds: Mapping[str, ArmKind]) -> dict[str, tuple[str, ...]]:
+    """The placebo arms that fit `arm`, by kind of placebo: arms of a placebo method, and the arm's own wrong sign.
+
+    Where arms of a placebo method have the arm's push, only those fit. A placebo has none.
+    """
+    own = kinds[arm]
+    if own.method in PLACEBOS or (own.push or 0.0) < 0:
+        return {}
+    found: dict[str, tuple[str, ...]] = {}
+    for method in FITTING.get(own.method or "", PLACEBOS):
+        arms = [name for name, kind in kinds.items() if kind.method == method]
+        equal = [name for name in arms if own.push is not None and kinds[name].push == own.push]
+        if arms:
+            found[method] = tuple(equal or arms)
+    turned = [name for name, kind in kinds.items() if own.push and kind.method == own.method and kind.push == -own.push]
+    return {**found, WRONG_SIGN: tuple(turned)} if turned else found
+
+
+_FIELDS = ("method", "dose", "coefficient")

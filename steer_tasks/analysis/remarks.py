@@ -1,0 +1,88 @@
+"""What limits the conclusions, one sentence each."""
+
+from collections.abc import Iterator, Sequence
+
+from steer_tasks.analysis.findings import Findings, Target
+from steer_tasks.analysis.record import Record
+
+FEW_BEHAVIORS = 4
+"""Behaviors below which an interval for behaviors like these wasn't simulated."""
+
+FEW_QUESTIONS = 12
+"""Questions below which an interval wasn't simulated."""
+
+DRAWN = ("random_vector", "random_features", "auto_steer", "auto_steer_scaled", "feature_search")
+"""Methods whose steering is another at every draw."""
+
+
+def remarks(findings: Findings, records: Sequence[Record], asked: Target) -> tuple[str, ...]:
+    """Of the findings, which rest on `records` and were asked for the target `asked`."""
+    return (
+        *_about_arms(findings),
+        *_about_target(findings, asked),
+        *_about_scores(findings),
+        *_about_families(findings),
+        *_about_draws(records),
+    )
+
+
+def _about_arms(findings: Findings) -> Iterator[str]:
+    if len(findings.arms) == 1:
+        yield f"{findings.control} is the only arm, so there is nothing to compare it with."
+    if findings.questions < FEW_QUESTIONS:
+        yield (
+            f"There are {findings.questions} questions; intervals over fewer than {FEW_QUESTIONS} weren't tried in "
+            "simulation."
+        )
+
+
+def _about_target(findings: Findings, asked: Target) -> Iterator[str]:
+    count = len(findings.behaviors)
+    if asked == "random" and findings.target == "fixed":
+        what = "There is one behavior" if count else "No answer belongs to a behavior"
+        yield f"{what}, so nothing is said about others; conclusions are about these questions' kind only."
+    elif findings.target == "random" and count < FEW_BEHAVIORS:
+        yield (
+            f"{count} behaviors say little about behaviors like these; intervals over fewer than {FEW_BEHAVIORS} "
+            "weren't tried in simulation."
+        )
+    for one in findings.effects:
+        if one.behavior is None and one.target != findings.target:
+            yield f"{one.arm} has answers under one behavior only: its {one.outcome} is concluded for that one."
+
+
+def _about_scores(findings: Findings) -> Iterator[str]:
+    for outcome in dict.fromkeys(one.outcome for one in findings.means):
+        means = [one for one in findings.means if one.outcome == outcome]
+        if not any(one.scored for one in means):
+            yield f"Every {outcome} is missing, so nothing is concluded from it."
+            continue
+        for one in means:
+            if not one.scored:
+                yield f"Every {outcome} of {one.arm} is missing."
+        unpaired = {one.arm for one in means if one.scored} - {findings.control}
+        unpaired -= {one.arm for one in findings.effects if one.outcome == outcome}
+        for arm in sorted(unpaired):
+            yield f"No {outcome} of {arm} has one of the control's beside it."
+    for effect in findings.effects:
+        if effect.behavior is None and effect.estimate.stderr is None:
+            yield f"{effect.arm} minus {findings.control} on {effect.outcome}: {effect.estimate.method}."
+
+
+def _about_families(findings: Findings) -> Iterator[str]:
+    pooled = [one for one in findings.effects if one.behavior is None and one.p is not None]
+    single = [one for one in findings.effects if one.behavior is not None and one.p is not None]
+    if pooled:
+        said = f"Adjusted p values are Holm's within {len(pooled)} tests (arms × outcomes)"
+        more = f", those of single behaviors within {len(single)} (arms × outcomes × behaviors)" if single else ""
+        yield f"{said}{more}; intervals aren't adjusted."
+
+
+def _about_draws(records: Sequence[Record]) -> Iterator[str]:
+    draws: dict[str, set[int]] = {}
+    for one in records:
+        if one.method in DRAWN:
+            draws.setdefault(one.arm, set()).add(one.draw)
+    single = [arm for arm, held in draws.items() if len(held) == 1]
+    if single:
+        yield f"One draw only of {', '.join(single)}: how far another draw would differ isn't known."
