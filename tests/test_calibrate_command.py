@@ -13,6 +13,7 @@ import pytest
 from model_adapters.steering_file import load_steering
 from steer_tasks.calibrate.trace import read_trace
 from steer_tasks.cli import main
+from tests.fake_vllm import FakeVllm, listening
 from tests.tiny_model import tiny_model
 
 pytestmark = pytest.mark.usefixtures("mmlu")
@@ -156,6 +157,19 @@ def test_a_judge_from_the_command_line_scores_behavior_and_coherence(tiny, tmp_p
     )
     assert trace.points[0].losses["coherence"].items == 7
     assert "verdicts" in capsys.readouterr().out
+
+
+def test_a_vllm_server_is_calibrated_without_kl(tiny, tmp_path, capsys):
+    """The server answers the whole calibration; as this fake one is moved by nothing, the verdict is that none is."""
+    with listening(FakeVllm(length=4096, d_model=32)) as url:
+        words = ["--runner", "vllm", "--base-url", url, "--method", "caa", "--behavior", "funny", "--questions", "8"]
+        words += ["--budget", "margin:0.5", "--doses", "0.1:0.2", "--out", str(tmp_path / "funny")]
+        assert main(["calibrate", "--model", tiny, *words]) == 3
+    trace = read_trace(json.loads((tmp_path / "funny.trace.json").read_text()))
+    assert (trace.verdict, trace.model["backend"]) == ("no gain", "vllm")
+    assert {point.kl for point in trace.points} == {None}
+    assert trace.cost.scored > 0
+    assert capsys.readouterr().err.splitlines()[-1].startswith("steer: not confirmed")
 
 
 @pytest.mark.embedded

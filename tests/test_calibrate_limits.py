@@ -20,7 +20,8 @@ def test_a_continuous_loss_has_students_one_sided_limits():
     found = bounded(differences(values), None)
     interval = stats.t.interval(0.90, 40, loc=values.mean(), scale=stats.sem(values))
     assert (found.mean, found.lower, found.upper) == pytest.approx((values.mean(), *interval))
-    assert found.detectable == pytest.approx((stats.t.ppf(0.95, 40) + stats.t.ppf(0.8, 40)) * stats.sem(values))
+    shift = found.detectable / stats.sem(values)
+    assert stats.nct.sf(stats.t.ppf(0.95, 40), 40, shift) == pytest.approx(0.8)
 
 
 def test_equal_pairs_in_steps_prove_no_loss_of_nothing():

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 from model_adapters.backend import GivesDistributions
 from model_adapters.features import Dictionary
 from model_adapters.steering import Steering
+from steer_tasks.analysis.detectable import POWER
 from steer_tasks.calibrate.cost import Counted
 from steer_tasks.calibrate.divergence import check_distributions, control_answers
 from steer_tasks.calibrate.judging import Judging
-from steer_tasks.calibrate.limits import LEVEL, POWER
+from steer_tasks.calibrate.limits import LEVEL
 from steer_tasks.calibrate.material import Half
 from steer_tasks.calibrate.measurement import Measuring
 from steer_tasks.calibrate.plan import Plan, check_detectable

@@ -113,7 +113,7 @@ def _calibrate(given: argparse.Namespace) -> None:
         left = f"; {path} is of an earlier run and stays as it was" if path.exists() else ""
         raise Unconfirmed(f"{FAILED[trace.verdict]}; no steering is written{left}")
     save_steering(steering, path)
-    print("\n".join(closing_lines(trace, path, given.model)))
+    print("\n".join(closing_lines(trace, path, given.model, given.base_url)))
 
 
 FAILED: Mapping[str, str] = {

@@ -8,13 +8,12 @@ from scipy.special import stdtrit
 
 from judges.reply import HIGHEST, LOWEST
 from steer_tasks.analysis.clustered import clustered_mean
+from steer_tasks.analysis.detectable import smallest_detectable
+from steer_tasks.analysis.findings import Estimate
 from steer_tasks.calibrate.outcomes import Outcome
 
 LEVEL = 0.95
 """Of every one-sided limit."""
-
-POWER = 0.80
-"""How often a steering without any loss should be certified."""
 
 Scores = Mapping[str, float | None]
 """A score for each item by its id; None where it is missing."""
@@ -41,7 +40,7 @@ class Differences:
 class Bounded:
     """A mean with its one-sided limits; None where fewer than two items are there, or a score is missing for good.
 
-    `detectable` is the least budget that a steering without any loss is certified for with probability `POWER`.
+    `detectable` is the least budget that a steering without any loss is certified for in 80% of such trials.
     """
 
     mean: float | None
@@ -80,16 +79,15 @@ def bounded(found: Differences, step: float | None, level: float = LEVEL) -> Bou
     mean = math.fsum(values.values()) / len(values) if values else None
     if mean is None or len(values) < 2 or not found.is_usable:
         return Bounded(mean, None, None, None, len(values), found.missing)
-    up, error = _mean(values, step)
-    down, below = _mean(values, None if step is None else -step)
-    sure, likely = (float(stdtrit(len(values) - 1, share)) for share in (level, POWER))
+    up, down = _mean(values, step), _mean(values, None if step is None else -step)
+    reach = float(stdtrit(len(values) - 1, level))
     return Bounded(
-        mean,
-        down - sure * below,
-        up + sure * error,
-        up - mean + (sure + likely) * error,
-        len(values),
-        found.missing,
+        mean=mean,
+        lower=down.value - reach * (down.stderr or 0.0),
+        upper=up.value + reach * (up.stderr or 0.0),
+        detectable=up.value - mean + (smallest_detectable(up, LEVEL, one_sided=True) or 0.0),
+        items=len(values),
+        missing=found.missing,
     )
 
 
@@ -100,8 +98,7 @@ def least_upper(step: float, items: int) -> float:
     return upper
 
 
-def _mean(values: Mapping[str, float], imagined: float | None) -> tuple[float, float]:
-    """Mean and its standard error, an imagined item included where there is one; 0 where nothing varies."""
+def _mean(values: Mapping[str, float], imagined: float | None) -> Estimate:
+    """The mean, an imagined item included where there is one. Where nothing varies it has no standard error."""
     held = {**values} if imagined is None else {**values, "imagined": imagined}
-    found = clustered_mean(list(held.values()), {"item": list(held)})
-    return found.value, found.stderr or 0.0
+    return clustered_mean(list(held.values()), {"item": list(held)})

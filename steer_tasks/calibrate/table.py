@@ -83,26 +83,28 @@ def cost_lines(trace: Trace) -> list[str]:
     """What it cost, and which verdicts are missing."""
     stopped = sum(point.stopped is not None for point in trace.points)
     evaluations = len(trace.points) + len(trace.confirmations)
-    given_up = f", {stopped} of them given up early" if stopped else ""
-    lines = [f"cost: {evaluations} trials{given_up} and the control; {trace.cost.text()}"]
+    given_up = f", {stopped} of them given up early," if stopped else ""
+    lines = [f"cost: {evaluations} trials{given_up} and the control: {trace.cost.text()}"]
     if trace.missing_verdicts:
         reasons = ", ".join(f"{count} {reason}" for reason, count in trace.missing_verdicts.items())
         lines.append(f"missing verdicts, counted as the worst score: {reasons}")
     return lines
 
 
-def closing_lines(trace: Trace, path: Path, model: str) -> list[str]:
+def closing_lines(trace: Trace, path: Path, model: str, server: str | None = None) -> list[str]:
     """The last two lines of a confirmed calibration: what was chosen, and how to run it in both harnesses."""
     (point,) = (one for one in trace.confirmations if one.size == trace.chosen)
-    return [f"chosen: {_where(point, trace.size)}, confirmed; {path}", use_line(path, model)]
+    return [f"chosen: {_where(point, trace.size)}, confirmed; {path}", use_line(path, model, server)]
 
 
-def use_line(path: Path, model: str) -> str:
-    """Two commands that run a steering's file, on questions that calibration never saw."""
-    hook, task = shlex.quote(f"pretrained={model},steering={path}"), shlex.quote(f"steering={path}")
+def use_line(path: Path, model: str, server: str | None = None) -> str:
+    """Two commands that run a steering's file, on questions that calibration never saw; `server` is vLLM's address."""
+    runner = f"runner=vllm,base_url={server}," if server else ""
+    hook, task = shlex.quote(f"pretrained={model},{runner}steering={path}"), shlex.quote(f"steering={path}")
+    served = f" -M runner=vllm --model-base-url {shlex.quote(server)}" if server else ""
     return (
         f"use: lm_eval --model hook_steered --model_args {hook} --tasks mmlu_171_mc; "
-        f"inspect eval steer_tasks/behavior --model {shlex.quote(f'hook_steered/{model}')} -T {task}"
+        f"inspect eval steer_tasks/behavior --model {shlex.quote(f'hook_steered/{model}')}{served} -T {task}"
     )
 
 
