@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from model_adapters.steering_file import load_steering
 from steer_tasks.calibrate.trace import read_trace
@@ -21,33 +22,59 @@ pytestmark = pytest.mark.usefixtures("mmlu")
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    return str(tiny_model(tmp_path_factory.mktemp("tiny") / "model"))
+    """Its context is wide enough for every question's bytes."""
+    folder = tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8192}))
+    return str(folder)
 
 
 def steer(root, folder, *words, **environment):
     """Run the command in `folder` to its end."""
     bin_folder = str(Path(sys.executable).parent)
     paths = os.pathsep.join([str(root), str(root / "startup")])
-    known = {**os.environ, "PYTHONPATH": paths, "PATH": os.pathsep.join([bin_folder, os.environ["PATH"]])}
+    known = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": paths,
+        "PATH": os.pathsep.join([bin_folder, os.environ["PATH"]]),
+    }
     line = [sys.executable, "-m", "steer_tasks.cli", "calibrate", *words]
     return subprocess.run(
         line, cwd=folder, env={**known, **environment}, capture_output=True, text=True, timeout=500, check=False
     )
 
 
-TINY = ("--dtype", "float32", "--method", "caa", "--behavior", "funny", "--objective", "llr", "--questions", "24")
+@pytest.fixture(scope="module")
+def giggle(tmp_path_factory):
+    """A behavior whose contrasts are so alike that even a random model's vector carries from some to the others."""
+    things = ("cats", "dogs", "rain", "snow", "tea", "milk", "cars", "trees")
+    contrasts = [
+        {"prompt": f"Tell me about {one}", "positive": f"ha ha ha! {one}", "negative": f"no no no. {one}"}
+        for one in things
+    ]
+    about = {"slug": "giggle", "text": "giggle a lot", "description": "Laughs.", "contrasts": contrasts}
+    path = tmp_path_factory.mktemp("behavior") / "giggle.yaml"
+    path.write_text(yaml.safe_dump({**about, "dev_prompts": ["How are you?", "Who is there?"]}))
+    return str(path)
 
 
-def test_a_confirmed_calibration_writes_steering_and_trace(root, tiny, tmp_path):
+def asked(tiny, giggle, *words):
+    """A small calibration of the tiny model."""
+    common = ["--model", tiny, "--dtype", "float32", "--method", "caa", "--behavior", giggle, "--questions", "8"]
+    return [*common, "--doses", "0.1:0.4", *words]
+
+
+def test_a_confirmed_calibration_writes_steering_and_trace(root, tiny, giggle, tmp_path):
     """Exit code 0, a steering whose provenance is the trace beside it, and last lines that name both its use."""
-    done = steer(root, tmp_path, "--model", tiny, *TINY, "--budget", "margin:0.5", "--out", "funny")
+    done = steer(root, tmp_path, *asked(tiny, giggle, "--budget", "margin:3", "--out", "funny"))
     assert done.returncode == 0, done.stderr
     steering = load_steering(tmp_path / "funny.json")
     trace = read_trace(json.loads((tmp_path / "funny.trace.json").read_text()))
     assert read_trace(steering.provenance["calibration"]) == trace
-    assert (trace.verdict, len(trace.selecting["questions"])) == ("confirmed", 12)
+    assert (trace.verdict, len(trace.selecting["questions"])) == ("confirmed", 4)
     assert steering.provenance["parameters"]["dose"] == trace.chosen
-    assert steering.provenance["behavior"]["slug"] == "funny"
+    assert steering.provenance["behavior"]["slug"] == "giggle"
     *_, chosen, use = done.stdout.splitlines()
     assert chosen == f"chosen: dose {trace.chosen:.4g}, confirmed; {tmp_path.resolve() / 'funny.json'}"
     assert use.startswith("use: lm_eval --model hook_steered --model_args pretrained=")
@@ -58,9 +85,9 @@ def test_a_confirmed_calibration_writes_steering_and_trace(root, tiny, tmp_path)
         assert f"selecting: dose {point.size:.4g}, kl {point.kl:.4g}" in done.stderr
 
 
-def test_the_last_lines_commands_run(root, tiny, tmp_path):
+def test_the_last_lines_commands_run(root, tiny, giggle, tmp_path):
     """Both commands of the last line run the written steering in their harness."""
-    done = steer(root, tmp_path, "--model", tiny, *TINY, "--budget", "margin:0.5", "--out", "funny.json")
+    done = steer(root, tmp_path, *asked(tiny, giggle, "--budget", "margin:3", "--out", "funny.json"))
     fingerprint = load_steering(tmp_path / "funny.json").fingerprint
     first, second = done.stdout.splitlines()[-1].removeprefix("use: ").split("; ")
     lm_eval, inspect = shlex.split(first), shlex.split(second)
@@ -80,13 +107,10 @@ def test_the_last_lines_commands_run(root, tiny, tmp_path):
     assert fingerprint in log.read_text()
 
 
-def test_nothing_confirmed_is_exit_code_3_and_no_steering(root, tiny, tmp_path):
+def test_nothing_confirmed_is_exit_code_3_and_no_steering(root, tiny, giggle, tmp_path):
     """Where the budget can't be kept, the trace is written and the steering isn't; an older file stays and is named."""
     (tmp_path / "funny.json").write_text("older")
-    words = ["--budget", "margin:0.000001", "--doses", "4:8", "--out", "funny.json"]
-    done = steer(root, tmp_path, "--model", tiny, *TINY, *words)
-    assert done.returncode in (2, 3)
-    done = steer(root, tmp_path, "--model", tiny, *TINY, "--budget", "kl:0.000001", "--doses", "4:8", "--out", "funny")
+    done = steer(root, tmp_path, *asked(tiny, giggle, "--budget", "kl:0.000001", "--out", "funny"))
     assert done.returncode == 3, done.stderr
     assert done.stderr.splitlines()[-1].startswith("steer: no size keeps the budgets")
     assert "is of an earlier run and stays as it was" in done.stderr.splitlines()[-1]
@@ -95,9 +119,9 @@ def test_nothing_confirmed_is_exit_code_3_and_no_steering(root, tiny, tmp_path):
     assert (trace.verdict, trace.chosen) == ("nothing within budget", None)
 
 
-def test_a_second_run_takes_its_answers_from_the_store(tiny, tmp_path, empty_cache, capsys):
+def test_a_second_run_takes_its_answers_from_the_store(tiny, giggle, tmp_path, empty_cache, capsys):
     """The same command again scores nothing anew but distributions, which aren't kept; `--no-store` keeps nothing."""
-    words = ["calibrate", "--model", tiny, *TINY, "--budget", "margin:0.5", "--out", str(tmp_path / "funny")]
+    words = ["calibrate", *asked(tiny, giggle, "--budget", "margin:3", "--out", str(tmp_path / "funny"))]
     assert main([*words, "--no-store"]) == 0
     assert not (empty_cache / "responses").exists()
     traces = []
@@ -119,7 +143,7 @@ def test_a_second_run_takes_its_answers_from_the_store(tiny, tmp_path, empty_cac
         (["--budget", "margn:1"], "did you mean margin"),
         (["--budget", "coherence:1"], "without a judge"),
         (["--budget", "margin:1", "--objective", "behavior"], "without a judge"),
-        (["--budget", "accuracy:0.02"], "57 items"),
+        (["--budget", "accuracy:0.02"], "56 items"),
         (["--budget", "margin:1", "--layers", "1,x"], "whole numbers"),
         (["--budget", "margin:1", "--layers", "1,9"], "layers 0 to 3"),
         (["--budget", "margin:1", "--doses", "2:1"], "LOW:HIGH"),

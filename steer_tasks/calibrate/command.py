@@ -176,9 +176,9 @@ def writable(text: str | None) -> Path | None:
     if text is None:
         return None
     path = Path(text).expanduser().resolve()
-    path = path if path.suffix == ".json" else path.with_name(path.name + ".json")
     if path.is_dir():
         raise SteerError(f"--out {path} is a folder; name a file")
+    path = path if path.suffix == ".json" else path.with_name(path.name + ".json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
