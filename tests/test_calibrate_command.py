@@ -65,18 +65,27 @@ def asked(tiny, giggle, *words):
     return [*common, "--doses", "0.1:0.4", *words]
 
 
-def test_a_confirmed_calibration_writes_steering_and_trace(root, tiny, giggle, tmp_path):
-    """Exit code 0, a steering whose provenance is the trace beside it, and last lines that name both its use."""
-    done = steer(root, tmp_path, *asked(tiny, giggle, "--budget", "margin:3", "--out", "funny"))
+@pytest.fixture(scope="module")
+def confirmed(root, tiny, giggle, mmlu_dev, tmp_path_factory):
+    """A calibration of the tiny model that ended with a confirmed dose, and the folder it was typed in."""
+    folder = tmp_path_factory.mktemp("confirmed")
+    words = asked(tiny, giggle, "--budget", "margin:3", "--out", "funny")
+    done = steer(root, folder, *words, STEER_TASKS_MMLU=str(mmlu_dev))
     assert done.returncode == 0, done.stderr
-    steering = load_steering(tmp_path / "funny.json")
-    trace = read_trace(json.loads((tmp_path / "funny.trace.json").read_text()))
+    return done, folder
+
+
+def test_a_confirmed_calibration_writes_steering_and_trace(confirmed):
+    """Exit code 0, a steering whose provenance is the trace beside it, and last lines that name both its use."""
+    done, folder = confirmed
+    steering = load_steering(folder / "funny.json")
+    trace = read_trace(json.loads((folder / "funny.trace.json").read_text()))
     assert read_trace(steering.provenance["calibration"]) == trace
     assert (trace.verdict, len(trace.selecting["questions"])) == ("confirmed", 4)
     assert steering.provenance["parameters"]["dose"] == trace.chosen
     assert steering.provenance["behavior"]["slug"] == "giggle"
     *_, chosen, use = done.stdout.splitlines()
-    assert chosen == f"chosen: dose {trace.chosen:.4g}, confirmed; {tmp_path.resolve() / 'funny.json'}"
+    assert chosen == f"chosen: dose {trace.chosen:.4g}, confirmed; {folder.resolve() / 'funny.json'}"
     assert use.startswith("use: lm_eval --model hook_steered --model_args pretrained=")
     assert f"cost: {len(trace.points) + len(trace.confirmations)} trials" in done.stdout
     assert re.search(r"[1-9][\d,]* prompt, [1-9][\d,]* generated and [1-9][\d,]* scored tokens", done.stdout)
@@ -85,10 +94,11 @@ def test_a_confirmed_calibration_writes_steering_and_trace(root, tiny, giggle, t
         assert f"selecting: dose {point.size:.4g}, kl {point.kl:.4g}" in done.stderr
 
 
-def test_the_last_lines_commands_run(root, tiny, giggle, tmp_path):
+@pytest.mark.slow
+def test_the_last_lines_commands_run(root, confirmed, tmp_path):
     """Both commands of the last line run the written steering in their harness."""
-    done = steer(root, tmp_path, *asked(tiny, giggle, "--budget", "margin:3", "--out", "funny.json"))
-    fingerprint = load_steering(tmp_path / "funny.json").fingerprint
+    done, folder = confirmed
+    fingerprint = load_steering(folder / "funny.json").fingerprint
     first, second = done.stdout.splitlines()[-1].removeprefix("use: ").split("; ")
     lm_eval, inspect = shlex.split(first), shlex.split(second)
     assert (lm_eval[0], inspect[:2]) == ("lm_eval", ["inspect", "eval"])
@@ -120,10 +130,8 @@ def test_nothing_confirmed_is_exit_code_3_and_no_steering(root, tiny, giggle, tm
 
 
 def test_a_second_run_takes_its_answers_from_the_store(tiny, giggle, tmp_path, empty_cache, capsys):
-    """The same command again scores nothing anew but distributions, which aren't kept; `--no-store` keeps nothing."""
+    """The same command again asks for nothing anew but distributions, which aren't kept."""
     words = ["calibrate", *asked(tiny, giggle, "--budget", "margin:3", "--out", str(tmp_path / "funny"))]
-    assert main([*words, "--no-store"]) == 0
-    assert not (empty_cache / "responses").exists()
     traces = []
     for _ in range(2):
         assert main(words) == 0
@@ -183,12 +191,13 @@ def test_a_judge_from_the_command_line_scores_behavior_and_coherence(tiny, tmp_p
     assert "verdicts" in capsys.readouterr().out
 
 
-def test_a_vllm_server_is_calibrated_without_kl(tiny, tmp_path, capsys):
+def test_a_vllm_server_is_calibrated_without_kl(tiny, tmp_path, empty_cache, capsys):
     """The server answers the whole calibration; as this fake one is moved by nothing, the verdict is that none is."""
     with listening(FakeVllm(length=4096, d_model=32)) as url:
         words = ["--runner", "vllm", "--base-url", url, "--method", "caa", "--behavior", "funny", "--questions", "8"]
-        words += ["--budget", "margin:0.5", "--doses", "0.1:0.2", "--out", str(tmp_path / "funny")]
+        words += ["--budget", "margin:0.5", "--doses", "0.1:0.2", "--no-store", "--out", str(tmp_path / "funny")]
         assert main(["calibrate", "--model", tiny, *words]) == 3
+    assert not (empty_cache / "responses").exists()
     trace = read_trace(json.loads((tmp_path / "funny.trace.json").read_text()))
     assert (trace.verdict, trace.model["backend"]) == ("no gain", "vllm")
     assert {point.kl for point in trace.points} == {None}

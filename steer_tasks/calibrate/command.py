@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,10 @@ from steer_tasks.calibrate.opening import RUNNERS, check_runner, opened
 
 if TYPE_CHECKING:
     from model_adapters.features import Dictionary
+    from model_adapters.steering import Steering
+    from steer_tasks.calibrate.plan import Plan
     from steer_tasks.calibrate.sized import Method
+    from steer_tasks.calibrate.trace import Point, Trace
 
 UNCONFIRMED = 3
 """Exit code of a calibration that ran and found nothing that is confirmed, and of a match that isn't near."""
@@ -67,13 +71,30 @@ def calibrate(given: argparse.Namespace) -> None:
 
 
 def _calibrate(given: argparse.Namespace) -> None:
-    from model_adapters.behavior import find_behavior
-    from model_adapters.steering_file import save_steering, write_whole
     from steer_tasks.calibrate.calibration import Calibration
-    from steer_tasks.calibrate.judging import check_judge_name, open_judge
+    from steer_tasks.calibrate.judging import open_judge
+    from steer_tasks.calibrate.table import point_line
+
+    plan = _plan(given)
+    out, dictionary = writable(given.out), dictionary_of(given.dictionary)
+    check_shape(given, [one for one in plan.layers if one is not None])
+
+    def tell(half: str, point: "Point") -> None:
+        print(point_line(half, point, plan.method.size), file=sys.stderr, flush=True)
+
+    with asyncio.Runner() as runner:
+        judging = runner.run(open_judge(plan.judge, plan.behavior)) if plan.judge else None
+        with opened(given, runner) as model:
+            trace, steering = Calibration(plan, model, runner.run, judging, dictionary, tell).calibrated()
+    _report(trace, steering, out or default_out(trace), given)
+
+
+def _plan(given: argparse.Namespace) -> "Plan":
+    """What the options ask for, checked as far as it can be without a model."""
+    from model_adapters.behavior import find_behavior
+    from steer_tasks.calibrate.judging import check_judge_name
     from steer_tasks.calibrate.outcomes import chosen_objective, parse_budgets
     from steer_tasks.calibrate.plan import make_plan
-    from steer_tasks.calibrate.table import closing_lines, cost_lines, point_line, show, trace_table
 
     budgets = parse_budgets(given.budget)
     check_runner(given, "kl" in budgets)
@@ -82,7 +103,7 @@ def _calibrate(given: argparse.Namespace) -> None:
     if given.judge:
         check_judge_name(given.judge, [given.model])
     (method,) = named_methods(given.method, given.parameters)
-    plan = make_plan(
+    return make_plan(
         method,
         find_behavior(given.behavior),
         chosen_objective(given.objective, given.judge),
@@ -95,18 +116,15 @@ def _calibrate(given: argparse.Namespace) -> None:
         questions=given.questions,
         max_tokens=given.max_tokens,
     )
-    out = writable(given.out)
-    check_shape(given, [one for one in plan.layers if one is not None])
-    size = method.size
-    with asyncio.Runner() as runner:
-        judging = runner.run(open_judge(plan.judge, plan.behavior)) if plan.judge else None
-        with opened(given, runner) as model:
-            told = lambda half, point: print(point_line(half, point, size), file=sys.stderr, flush=True)  # noqa: E731
-            work = Calibration(plan, model, runner.run, judging, dictionary_of(given.dictionary), told)
-            trace, steering = work.calibrated()
-    path = out or default_out(plan.method.name, plan.behavior.slug, trace.as_dict())
+
+
+def _report(trace: "Trace", steering: "Steering | None", path: Path, given: argparse.Namespace) -> None:
+    """Write the trace and, where it is confirmed, the steering, and say what was found. Raises Unconfirmed."""
+    from model_adapters.steering_file import save_steering, write_whole
+    from steer_tasks.calibrate.table import closing_lines, cost_lines, show, trace_table
+
     beside = path.with_suffix(".trace.json")
-    write_whole(beside, as_json(trace.as_dict()))
+    write_whole(beside, (json.dumps(trace.as_dict(), indent=2, ensure_ascii=False) + "\n").encode())
     show(trace_table(trace))
     print("\n".join([*cost_lines(trace), f"trace: {beside}"]))
     if steering is None:
@@ -186,12 +204,12 @@ def writable(text: str | None) -> Path | None:
     return path
 
 
-def default_out(method: str, behavior: str, trace: Mapping[str, object]) -> Path:
+def default_out(trace: "Trace") -> Path:
     """A file in the cache folder, named by what was calibrated and a digest of how it went."""
     from model_adapters.cache import cache_folder
     from model_adapters.identity import digest
 
-    return cache_folder("calibrations") / f"{method}-{behavior}-{digest(dict(trace))}.json"
+    return cache_folder("calibrations") / f"{trace.method}-{trace.behavior}-{digest(trace.as_dict())}.json"
 
 
 def check_shape(given: argparse.Namespace, layers: Sequence[int]) -> None:
@@ -211,10 +229,3 @@ def dictionary_of(name: str | None) -> "Dictionary | None":
     from model_adapters.features import open_dictionary
 
     return open_dictionary(name) if name else None
-
-
-def as_json(content: Mapping[str, object]) -> bytes:
-    """Indented JSON with a line's end."""
-    import json
-
-    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

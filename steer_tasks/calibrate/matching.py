@@ -44,7 +44,7 @@ def run_match(given: argparse.Namespace) -> None:
         check_layers(method, layers)
         method.built(*layers)
     behavior = find_behavior(given.behavior) if given.behavior else None
-    files = output_files(given.out, methods)
+    files, sizes = output_files(given.out, methods), sizes_of(given.doses)
     check_shape(given, layers)
     found = []
     with asyncio.Runner() as runner, opened(given, runner) as model:
@@ -54,7 +54,7 @@ def run_match(given: argparse.Namespace) -> None:
         spoken = runner.run(control_answers(model))
         wanted = target_kl(runner, model, spoken, target, frozen)
         for method, one in zip(methods, ready, strict=True):
-            matched = matched_to(runner, model, spoken, method, one, wanted, sizes_of(given.doses))
+            matched = matched_to(runner, model, spoken, method, one, wanted, sizes)
             found.append((method, one, matched))
     report(found, files, given, target, wanted, model)
 
