@@ -67,10 +67,18 @@ def asked(tiny, giggle, *words):
 
 @pytest.fixture(scope="module")
 def confirmed(root, tiny, giggle, mmlu_dev, tmp_path_factory):
-    """A calibration of the tiny model that ended with a confirmed dose, and the folder it was typed in."""
+    """A calibration of the tiny model that ended with a confirmed dose, and the folder it was typed in.
+
+    In its file of questions every test row is poison.
+    """
     folder = tmp_path_factory.mktemp("confirmed")
+    rows = json.loads(mmlu_dev.read_text())
+    for place, row in enumerate(rows):
+        if place % 5 < 3:
+            row["question"], row["choices"] = f"poison {place}", ["p", "o", "i", "s"]
+    (folder / "questions.json").write_text(json.dumps(rows))
     words = asked(tiny, giggle, "--budget", "margin:3", "--out", "funny")
-    done = steer(root, folder, *words, STEER_TASKS_MMLU=str(mmlu_dev))
+    done = steer(root, folder, *words, STEER_TASKS_MMLU=str(folder / "questions.json"))
     assert done.returncode == 0, done.stderr
     return done, folder
 
@@ -83,6 +91,8 @@ def test_a_confirmed_calibration_writes_steering_and_trace(confirmed):
     assert read_trace(steering.provenance["calibration"]) == trace
     assert (trace.verdict, len(trace.selecting["questions"])) == ("confirmed", 4)
     assert steering.provenance["parameters"]["dose"] == trace.chosen
+    ids = [*trace.selecting["questions"], *trace.confirming["questions"]]
+    assert {int(id_.rpartition("/")[2]) for id_ in ids} <= {3, 4}
     assert steering.provenance["behavior"]["slug"] == "giggle"
     *_, chosen, use = done.stdout.splitlines()
     assert chosen == f"chosen: dose {trace.chosen:.4g}, confirmed; {folder.resolve() / 'funny.json'}"
