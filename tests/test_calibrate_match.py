@@ -77,7 +77,7 @@ def test_two_methods_are_brought_to_the_kl_of_a_file(tiny, tmp_path, capsys):
     assert one["matched"]["target"] == other["matched"]["target"]
     assert one["parameters"]["dose"] != other["parameters"]["dose"]
     assert out.splitlines()[-1].startswith("use: lm_eval --model hook_steered")
-    assert re.search(r"cost: \d+ trials; [\d,]+ prompt, [\d,]+ generated and [\d,]+ scored tokens", out)
+    assert re.search(r"cost: \d+ trials: [\d,]+ prompt, [\d,]+ generated and [\d,]+ scored tokens", out)
 
 
 def test_a_number_of_nats_is_hit(tiny, tmp_path, capsys):

@@ -141,7 +141,7 @@ def report(
             lines.append(f"{method.name}: {method.size} {matched.size:.4g}, kl {matched.kl:.4g}; {path}")
             lines.append(use_line(path, given.model))
     show(match_table(rows, wanted))
-    print(f"cost: {sum(matched.trials for _, _, matched in found)} trials; {model.cost.text()}")
+    print(f"cost: {sum(matched.trials for _, _, matched in found)} trials: {model.cost.text()}")
     print("\n".join(lines))
     if missed := [method.name for method, _, matched in found if not matched.is_near]:
         raise Unconfirmed(f"{', '.join(missed)}: KL comes no nearer than 1% of {wanted:.4g}; no steering is written")
