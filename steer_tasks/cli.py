@@ -11,13 +11,17 @@ from pathlib import Path
 from model_adapters.errors import SteerError
 from steer_tasks import listing
 from steer_tasks.agreement import add_agreement_options, run_agreement
+from steer_tasks.calibrate.command import UNCONFIRMED, Unconfirmed, add_calibrate_options, calibrate
 from steer_tasks.report import add_report_options, run_report
 from steer_tasks.run import add_run_options, run
 from steer_tasks.serve import add_serve_options, serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `steer …`; 0 when it worked, 2 with one line on stderr when what was asked can't be done."""
+    """Run `steer …`; 0 when it worked, 2 with one line on stderr when what was asked can't be done.
+
+    A calibration that ran and confirmed nothing gives 3, with its line.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["lm_eval"]:  # its options are the harness's own
         return run_lm_eval(words[1:])
@@ -31,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SteerError as problem:
         print(f"steer: {problem}", file=sys.stderr)
         return 2
+    except Unconfirmed as problem:
+        print(f"steer: {problem}", file=sys.stderr)
+        return UNCONFIRMED
     except KeyboardInterrupt:
         return 130
     return 0
@@ -68,6 +75,8 @@ def parser() -> argparse.ArgumentParser:
     add_serve_options(command("serve", serve, "serve a steered model over the Ember protocol"))
     add_run_options(command("run", run, "run a grid of arms, behaviors and models, and have it judged"))
     add_report_options(command("report", run_report, "write a report of logs: what each arm bought and what it cost"))
+    about = "find the dose that a capability budget allows, or the doses of equal KL"
+    add_calibrate_options(command("calibrate", calibrate, about))
     add_agreement_options(command("agreement", run_agreement, "print how far two judges agree"))
     command("doctor", _doctor, "print versions, what is registered, and what is missing")
     command("lm_eval", lambda _: None, "lm-eval's own command line with our models and tasks registered")

@@ -15,9 +15,10 @@ from inspect_ai.solver import TaskState
 from inspect_ai.util import LimitExceededError
 
 from judges.judge import Ask, Reply, Verdict, judge
-from judges.rubric import Rubric
+from judges.rubric import Rubric, load_rubrics
 from model_adapters.backend import Messages
 from model_adapters.behavior import Behavior, find_behavior
+from model_adapters.errors import SteerError
 from model_adapters.identity import digest
 from steer_tasks.turns import Turns
 
@@ -50,6 +51,23 @@ def ask_with(model: Model, turns: Turns, repeat: int = 0, *, keep: bool = True) 
         return Reply(output.completion, output.model, output.stop_reason in ("max_tokens", "model_length"))
 
     return ask
+
+
+async def check_judge(name: str) -> None:
+    """Ask a judge about one fixed answer, for which nothing kept is taken.
+
+    Raises SteerError where it can't be reached, or can't be read even when asked twice.
+    """
+    try:
+        ask = ask_with(get_model(name), Turns(), keep=False)
+        verdict = await judge(load_rubrics().coherence, ask, prompt="Name a colour.", response="Blue is a colour.")
+    except SteerError:
+        raise
+    except Exception as problem:
+        said = " ".join(f"{type(problem).__name__}: {problem}".split())[:300]
+        raise SteerError(f"the judge {name} can't be asked ({said}); check its name and its key") from problem
+    if verdict.score is None:
+        raise SteerError(f"the judge {name} replies in no readable form ({verdict.problem}); name another judge")
 
 
 def _chat(role: str, text: str) -> ChatMessage:

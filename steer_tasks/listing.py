@@ -56,11 +56,19 @@ def steering_text(steering: Steering) -> str:
     lines += [f"does         {text}" for text in done]
     for key, value in steering.provenance.items():
         if isinstance(value, dict):
-            shown = ", ".join(f"{name}={entry}" for name, entry in value.items() if entry not in (None, {}, ""))
+            shown = ", ".join(f"{name}={_brief(entry)}" for name, entry in value.items() if entry not in (None, {}, ""))
         else:
             shown = str(value)
         lines.append(f"{key:<12} {shown}")
     return "\n".join(lines)
+
+
+def _brief(entry: object) -> object:
+    """A value of provenance for one line; lists and mappings of values that are such themselves by their number."""
+    held = list(entry.values()) if isinstance(entry, dict) else entry
+    if isinstance(held, list) and any(isinstance(one, (list, dict)) for one in held):
+        return f"({len(held)} entries)"
+    return entry
 
 
 def intervention_text(one: Intervention) -> str:

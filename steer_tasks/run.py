@@ -196,26 +196,11 @@ def _eval_set(tasks: list["Task"], model: GridModel, options: RunOptions) -> lis
 def check_judge_up_front(judge: str, models: Sequence[str]) -> None:
     """Ask the judge about one fixed answer. Raises SteerError where it is a model under test, can't be reached, or
     can't be read even when asked twice."""
-    from inspect_ai.model import get_model
-
-    from judges.judge import judge as judged
-    from judges.rubric import load_rubrics
-    from steer_tasks.grading import ask_with
-    from steer_tasks.turns import Turns
+    from steer_tasks.grading import check_judge
 
     if judge in models:
         raise Refused(f"the judge {judge} is a model under test; name another with --judge PROVIDER/MODEL")
-    try:
-        ask = ask_with(get_model(judge), Turns(), keep=False)
-        asked = judged(load_rubrics().coherence, ask, prompt="Name a colour.", response="Blue is a colour.")
-        verdict = asyncio.run(asked)
-    except SteerError:
-        raise
-    except Exception as problem:
-        said = " ".join(f"{type(problem).__name__}: {problem}".split())[:300]
-        raise SteerError(f"the judge {judge} can't be asked ({said}); check its name and its key") from problem
-    if verdict.score is None:
-        raise SteerError(f"the judge {judge} replies in no readable form ({verdict.problem}); name another judge")
+    asyncio.run(check_judge(judge))
 
 
 def judge_log(log: "EvalLog", judge: str, rubrics: str | None, display: str | None = None) -> "EvalLog":

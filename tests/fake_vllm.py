@@ -121,8 +121,12 @@ def listening(fake: FakeVllm) -> Iterator[str]:
         def log_message(self, *_):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        # As many as a client opens at once: the default of 5 resets some of them on a busy machine.
+        request_queue_size = 512
+
+    with Server(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"
