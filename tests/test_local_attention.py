@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_model import tiny_model
 from transformers import AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from model_adapters.backends.local.attention import CALL, NAME, RowAttention, RowGroup, grouped_attention, row_groups
+from tests.tiny_model import tiny_model
 
 LENGTHS = st.lists(st.integers(1, 700), min_size=1, max_size=20)
 
