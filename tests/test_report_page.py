@@ -104,6 +104,21 @@ def test_a_large_change_without_a_verdict_says_that_its_p_value_is_why() -> None
     assert one.bought == "No verdict on behavior: +0.69 [+0.54, +0.84] points. Its adjusted p-value is 0.0502."
 
 
+def test_what_rose_is_not_called_a_loss() -> None:
+    """Beside an outcome that rose no budget of its loss is read out."""
+    one = verdicts(cases.findings(effects=(cases.effect("prompt", 1, detectable=0.1),)))[0]
+    assert [cell.reading for cell in one.cells] == ["rose"]
+
+
+def test_one_behavior_has_no_table_by_behavior() -> None:
+    """With one behavior the changes by behavior would be the changes again, so they are left out."""
+    found = cases.findings()
+    alone = tuple(one for one in found.effects if one.behavior in (None, "funny"))
+    page = page_of(replace(found, behaviors=("funny",), effects=alone))
+    assert page.by_behavior is None
+    assert page.figures.heatmaps == ()
+
+
 def test_budgets_below_the_design_are_not_certified() -> None:
     """A budget that the design can't certify is said to be so, with the smallest that it can."""
     found = cases.findings()

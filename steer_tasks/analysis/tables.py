@@ -125,9 +125,9 @@ def _effect_cells(findings: Findings, one: Effect) -> tuple[str, ...]:
 
 
 def by_behavior(findings: Findings) -> Table | None:
-    """Effects on each behavior by itself; None where there are none."""
+    """Effects on each behavior by itself; None where there are no two behaviors."""
     found = [one for one in findings.effects if one.behavior is not None]
-    if not found:
+    if len({one.behavior for one in found}) < 2:
         return None
     found.sort(key=lambda one: (findings.arms.index(one.arm), _place(one.outcome)))
     rows = []

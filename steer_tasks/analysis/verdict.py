@@ -100,7 +100,7 @@ def _cell(effect: Effect, findings: Findings) -> Cell:
         unclear = f"no verdict: adjusted p {p_value(_p(effect))}"
     called = call(effect)
     reading = {"more": "rose", "less": "fell", "small": f"no verdict: below {least}", "unclear": unclear}[called]
-    if test is not None:
+    if test is not None and called != "more":  # what rose wasn't lost
         most = amount(test.budget, test.outcome)
         reading += (
             "; "
