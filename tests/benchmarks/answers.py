@@ -105,7 +105,7 @@ def answer_lines() -> Iterator[Line]:
         return Order(QUESTIONS, part, TOKENS, bare=True)
 
     with both({"method": "control"}, "hf", {}) as (ours, theirs):
-        ratio, mine, other = compared(ours, theirs, asked, 2)
+        ratio, mine, other = compared(ours, theirs, asked, 1)
         yield Line("chain of thought, unsteered: `hf` / ours", ratio, Bar(2.0, 3.0, at_least=True), sampled)
         memory = mine[-1].peak_mb / other[-1].peak_mb
         said = f"highest resident memory of either process after these answers, {mine[-1].peak_mb:.0f} MB ours"
@@ -123,9 +123,10 @@ def answer_lines() -> Iterator[Line]:
             mine_file, their_file = steering_files(Path(name), vector, dose)
             with both({"steering": str(mine_file)}, "steered", {"steer_path": str(their_file)}) as (ours, theirs):
                 ratio, mine, other = compared(ours, theirs, asked, 1)
-            with_signal = other[0].seconds / signalled(mine_file)
             said = f"{sampled}; CAA at dose {dose}, all positions: {at_limit(mine)} answers run to the limit"
-            yield Line(measure, ratio, bar, f"{said}; with our likelihood signal {with_signal:.2f}")
+            if dose == DERAILING_DOSE:
+                said += f"; with our likelihood signal {other[0].seconds / signalled(mine_file):.2f}"
+            yield Line(measure, ratio, bar, said)
 
 
 def signalled(steering: Path) -> float:
