@@ -21,7 +21,7 @@ from steer_tasks.analysis.wording import (
     outcome,
     p_value,
     percent,
-    share,
+    share_interval,
     signed,
 )
 
@@ -86,7 +86,8 @@ def effects(findings: Findings) -> Table:
     note = f"Arm minus {findings.control}, for {target}"
     note += f"; {percent(levels_[0].level)} intervals, {levels_[0].method}" if levels_ else ""
     note += ". Adjusted p: Holm within the family of arms and outcomes. Detectable: the smallest true change that this "
-    note += "design finds with 80 % power. Wrong way: share of pairs that moved against the wanted direction. "
+    note += "design finds with 80 % power. Wrong way: share of pairs that moved against the wanted direction, with its "
+    note += "interval; of the control, between its own repeats. "
     note += _tests(found)
     return Table("Changes against the control", head, tuple(rows), note, frozenset({1, 8}))
 
@@ -109,9 +110,9 @@ def _effect_cells(findings: Findings, one: Effect) -> tuple[str, ...]:
     test = equivalence(findings, one.arm, one.outcome)
     wrong = NONE
     if one.wrong_way is not None:
-        wrong = share(one.wrong_way.value)
+        wrong = share_interval(one.wrong_way)
         if one.wrong_way_control is not None:
-            wrong += f" (control {share(one.wrong_way_control.value)})"
+            wrong += f" (control {share_interval(one.wrong_way_control)})"
     return (
         signed(one.estimate.value, decimals),
         interval(one.estimate, decimals),

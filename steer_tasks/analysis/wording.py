@@ -104,6 +104,13 @@ def share(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.1f} %"
 
 
+def share_interval(estimate: Estimate) -> str:
+    """A share with its interval, both in per cent: `12.3 % [8.0, 17.9]`."""
+    if estimate.low is None or estimate.high is None:
+        return share(estimate.value)
+    return f"{share(estimate.value)} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
 def percent(nominal: float) -> str:
     """A level of confidence, `95 %` or `97.5 %`."""
     return f"{100 * nominal:.4g} %"
