@@ -1,18 +1,24 @@
 """What steering buys and costs, on a screen: seven arms on a small real model. `make demo` runs it.
 
 Control, simple prompting, CAA at two doses, and three norm-matched random vectors. Each is measured on the 171 MMLU
-questions by likelihood of the options' texts, and on a few questions answered in words.
+questions by likelihood of the options' texts, and on a few questions answered in words. Each answer becomes a record
+below `logs/demo`, which `steer report logs/demo` reads.
 """
 
 import asyncio
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the examples are no installed package
+
+from examples.demo_records import cloze_record, write_records, written_record
 from judges.signals import mean_known, repeated_ngrams
 from model_adapters.backend import Completion, Proof, Request, Sampling
 from model_adapters.backends.local import open_local
@@ -21,6 +27,7 @@ from model_adapters.behavior import Behavior, find_behavior
 from model_adapters.methods import build_method
 from model_adapters.preparation import Prepared, prepare
 from model_adapters.steering import Steering
+from steer_tasks.analysis.record import Record
 from steer_tasks.answers import is_answered, parse_answer
 from steer_tasks.options import score_options
 from steer_tasks.protocols import Protocol, load_protocol
@@ -32,12 +39,20 @@ WRITTEN = 8
 ANSWER_TOKENS = 256
 
 
+RECORDED = {
+    **{"CAA, dose 0.3": "caa dose=0.3", "CAA, dose 0.6": "caa dose=0.6"},
+    **{f"placebo 0.3, draw {draw}": "placebo dose=0.3" for draw in range(3)},
+}
+"""How records call arms where the table says it otherwise: a sweep by its value, draws by one name."""
+
+
 @dataclass(frozen=True)
 class Measured:
-    """One arm's numbers: scores by question, answers in words, and one proof."""
+    """One arm's numbers: scores by question, answers in words with their proofs, and both as records."""
 
     options: Sequence[Mapping[str, float]]
     answers: Sequence[Completion]
+    records: Sequence[Record]
 
     def mean(self, name: str) -> str:
         """Mean over questions and its standard error."""
@@ -70,21 +85,27 @@ async def arms(backend: LocalBackend, behavior: Behavior) -> dict[str, Steering]
     return found
 
 
-async def measure(backend: LocalBackend, steering: Steering, asked: Sequence[Question], protocol: Protocol) -> Measured:
+async def measure(
+    backend: LocalBackend, arm: str, steering: Steering, asked: Sequence[Question], protocol: Protocol
+) -> Measured:
     """Score every question's options, and let a few questions be answered in words."""
 
-    async def options(question: Question) -> Mapping[str, float]:
+    async def options(question: Question) -> tuple[Mapping[str, float], Record]:
         messages = protocol.messages(question, "cloze")
-        scored = [backend.score(messages, choice, steering) for choice in question.choices]
-        return score_options([one.total for one in await asyncio.gather(*scored)], question.choices, question.answer)
+        scored = await asyncio.gather(*(backend.score(messages, choice, steering) for choice in question.choices))
+        found = score_options([one.total for one in scored], question.choices, question.answer)
+        return found, cloze_record(arm, steering, question, messages, scored, found)
 
-    async def answer(question: Question) -> Completion:
+    async def answer(question: Question) -> tuple[Completion, Record]:
         messages = protocol.messages(question, "chain_of_thought")
-        return await backend.complete(Request(messages, steering, Sampling(max_tokens=ANSWER_TOKENS)))
+        found = await backend.complete(Request(messages, steering, Sampling(max_tokens=ANSWER_TOKENS)))
+        return found, written_record(arm, steering, question, messages, found)
 
     spread = asked[:: max(1, len(asked) // WRITTEN)][:WRITTEN]
     answers = await asyncio.gather(*map(answer, spread))
-    return Measured(await asyncio.gather(*map(options, asked)), answers)
+    scored = await asyncio.gather(*map(options, asked))
+    records = [record for _, record in (*answers, *scored)]
+    return Measured([found for found, _ in scored], [found for found, _ in answers], records)
 
 
 def table(measured: Mapping[str, Measured], title: str) -> Table:
@@ -117,7 +138,10 @@ async def main() -> None:
     console.print(f"{len(steerings)} arms prepared after {prepared_s:.0f} s; measuring them together …")
     # Rows of one forward pass carry different steerings, so the arms share passes instead of queueing.
     found = await asyncio.gather(
-        *(measure(backend, steering, asked.questions, protocol) for steering in steerings.values())
+        *(
+            measure(backend, RECORDED.get(name, name), steering, asked.questions, protocol)
+            for name, steering in steerings.items()
+        )
     )
     measured = dict(zip(steerings, found, strict=True))
     for name, steering in steerings.items():
@@ -130,6 +154,11 @@ async def main() -> None:
         "cloze: the right option's text is the likeliest of four, chance 0.25; margin: log-probability per character\n"
         "of the right option minus the best wrong one; ±: one standard error over questions; answered: a letter\n"
         f"between <answer> tags within {ANSWER_TOKENS} tokens; dose: mean ‖added‖ / ‖residual‖ over the steered tokens."
+    )
+    records = [record for one in measured.values() for record in one.records]
+    written = write_records(records, asked, protocol, behavior, backend.identity)
+    console.print(
+        f"{len(records)} records in {written}; `steer report {written.parent} --out report.html` compares them"
     )
 
 

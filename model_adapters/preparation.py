@@ -165,9 +165,9 @@ def named_steerings(method: SteeringMethod) -> dict[str, Steering]:
 
 
 async def _sized(searched: Steering, method: SteeringMethod, backend: Backend) -> Steering:
-    """The searched steering at the method's coefficient or dose."""
+    """The searched steering at the method's coefficient or dose, what it was made from named in its provenance."""
     parameters = parameters_of(method)
-    described = {"parameters": parameters}
+    described: dict[str, object] = {"parameters": parameters}
     if parameters.get("coefficient") is not None:
         steering = searched.scaled(parameters["coefficient"])
     elif parameters.get("dose") is not None:
@@ -176,6 +176,8 @@ async def _sized(searched: Steering, method: SteeringMethod, backend: Backend) -
         described["residual_norms"] = {str(layer): norms[layer] for layer in steering.layers}
     else:
         steering = searched
+    if steering.fingerprint != searched.fingerprint:
+        described["source_fingerprint"] = searched.provenance.get("source_fingerprint", searched.fingerprint)
     return steering.described(**described)
 
 

@@ -19,6 +19,9 @@ from model_adapters.preparation import named_steerings, prepare, store
 from model_adapters.steering import Steering, SystemPrompt
 from model_adapters.steering_file import load_steering
 
+FOUND = ("method", "parameters", "draw")
+"""What a frozen steering's provenance says of how it was found."""
+
 NO_BEHAVIOR = "none"
 """How samples name the absence of a behavior."""
 
@@ -110,7 +113,8 @@ class Arm:
         return open_dictionary(self.dictionary) if self.dictionary else None
 
     def provenance(self) -> dict[str, object]:
-        """What a result records of it."""
+        """What a result records of it; of a frozen steering also how its file says that it was found."""
+        frozen = self.frozen()
         return {
             "method": self.built.name if self.built else None,
             "parameters": parameters_of(self.built) if self.built else None,
@@ -119,6 +123,7 @@ class Arm:
             "draw": self.draw,
             "dictionary": self.dictionary,
             "prompting": self.sentence.text if self.sentence else None,
+            "frozen": None if frozen is None else {name: frozen.provenance.get(name) for name in FOUND},
         }
 
 

@@ -12,6 +12,7 @@ from model_adapters.errors import SteerError
 from steer_tasks import listing
 from steer_tasks.agreement import add_agreement_options, run_agreement
 from steer_tasks.calibrate.command import UNCONFIRMED, Unconfirmed, add_calibrate_options, calibrate
+from steer_tasks.report import add_report_options, run_report
 from steer_tasks.run import add_run_options, run
 from steer_tasks.serve import add_serve_options, serve
 
@@ -73,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("file", help="a steering file, or `control`")
     add_serve_options(command("serve", serve, "serve a steered model over the Ember protocol"))
     add_run_options(command("run", run, "run a grid of arms, behaviors and models, and have it judged"))
+    add_report_options(command("report", run_report, "write a report of logs: what each arm bought and what it cost"))
     about = "find the dose that a capability budget allows, or the doses of equal KL"
     add_calibrate_options(command("calibrate", calibrate, about))
     add_agreement_options(command("agreement", run_agreement, "print how far two judges agree"))

@@ -45,10 +45,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Cell:
-    """One task of the grid: arm, draw and swept values in its name, every argument of the task in `arguments`."""
+    """One task of the grid: arm, draw and swept values in its name, every argument of the task in `arguments`.
+
+    `swept` holds the values that the grid sweeps over, without the draw.
+    """
 
     name: str
     arm: str
+    swept: Mapping[str, Any]
     model: GridModel
     arguments: Mapping[str, Any]
 
@@ -94,7 +98,8 @@ class Grid:
             parts = [arm["name"], *(f"{key}={value}" for key, value in shown.items())]
             name = " ".join(parts + ([protocol] if len(self.protocols) > 1 else []))
             given = {key: value for key, value in arm.items() if key not in _OWN_KEYS}
-            cells.append(Cell(name, arm["name"], model, self._arguments(protocol, {**model.arm, **given, **swept})))
+            arguments = self._arguments(protocol, {**model.arm, **given, **swept})
+            cells.append(Cell(name, arm["name"], dict(zip(sweep, values[1:], strict=True)), model, arguments))
         return cells
 
     def _arguments(self, protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:

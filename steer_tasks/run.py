@@ -138,7 +138,8 @@ def _in_grid(task: "Task", grid: str, cell: Cell, keeps: bool) -> "Task":
     """
     from inspect_ai.model import CachePolicy
 
-    task.metadata = {**(task.metadata or {}), "grid": {"name": grid, "cell": cell.name, "arm": cell.arm}}
+    place = {"name": grid, "cell": cell.name, "arm": cell.arm, "swept": dict(cell.swept)}
+    task.metadata = {**(task.metadata or {}), "grid": place}
     if keeps and cell.model.name.startswith("prompt_steered/") and not task.config.temperature:
         task.config.cache = CachePolicy(expiry=None)
     return task

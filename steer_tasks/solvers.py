@@ -11,7 +11,7 @@ from model_adapters.harnesses.inspect_request import RequestModel
 from model_adapters.harnesses.inspect_spec import KEY, Spec, spec_of
 from model_adapters.harnesses.once import Once
 from model_adapters.identity import digest
-from model_adapters.steering import Placement, SystemPrompt
+from model_adapters.steering import Placement, Steering, SystemPrompt
 from steer_tasks.arms import NO_BEHAVIOR, build_arm, pairs
 from steer_tasks.turns import Turns
 
@@ -47,7 +47,7 @@ def steered_generate(
         dictionary=dictionary,
         sentence=SystemPrompt(prompting, placement) if prompting else None,
     )
-    prepared: Once[Spec] = Once()
+    prepared: Once[tuple[Spec, dict[str, Any]]] = Once()
     waiting = Turns()
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
@@ -57,10 +57,11 @@ def steered_generate(
         if label not in arm.labels:
             raise Refused(f"the sample's behavior is {label!r}; this run has {', '.join(arm.labels)}")
 
-        def make() -> Spec:
-            return spec_of(*arm.prepared(backend, label))
+        def make() -> tuple[Spec, dict[str, Any]]:
+            steering, file = arm.prepared(backend, label)
+            return spec_of(steering, file), steering_metadata(steering)
 
-        found = await prepared.get(f"{backend.identity.digest} {label}", make)
+        found, about = await prepared.get(f"{backend.identity.digest} {label}", make)
         run = backend.identity.run(found.fingerprint)
         spec = Spec(found.fingerprint, found.file, run, state.epoch - 1)
         body = extra_body(model)
@@ -69,12 +70,21 @@ def steered_generate(
                 f"extra_body has {KEY!r}, and this task says itself what is steered; use steering=FILE instead"
             )
         state.metadata["fingerprint"] = spec.fingerprint
+        state.metadata["steering"] = about
         async with waiting.turn(_shared_key(state, model, spec)):
             state = await generate(state, extra_body={**body, KEY: spec.as_dict()})
         check_report(state.output.metadata, spec, str(model))
         return state
 
     return solve
+
+
+def steering_metadata(steering: Steering) -> dict[str, Any]:
+    """What a sample records of its steering: its prompts, and the fingerprint before a size or a dictionary applied."""
+    return {
+        "prompts": [one.text for one in steering.system_prompts],
+        "source_fingerprint": steering.provenance.get("source_fingerprint"),
+    }
 
 
 def extra_body(model: Model) -> dict[str, Any]:

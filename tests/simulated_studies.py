@@ -9,6 +9,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from scipy.stats import norm
@@ -19,6 +20,8 @@ from steer_tasks.analysis.findings import Estimate, Target
 from steer_tasks.analysis.outcomes import SCALES
 
 CUTS = {"accuracy": np.array([0.0]), "coherence_score": np.array([-1.5, -0.5, 0.5, 1.5])}
+
+TARGETS: tuple[Target, Target] = ("fixed", "random")
 
 DESIGNS = ((14, 171), (14, 12), (4, 30))
 """Behaviors and questions of the simulated studies."""
@@ -51,13 +54,10 @@ SCENARIOS = {
     "effect by question and behavior": Truth(effect=-0.5, behaviors=0.5, interaction=0.5),
     "the same, own control": Truth(effect=-0.5, behaviors=0.5, interaction=0.5, shared_control=False),
     "the same, 5 draws a behavior": Truth(effect=-0.5, behaviors=0.4, interaction=0.5, draws=0.5),
+    "a few behaviors carry the effect": Truth(3.2, 0.7, effect=-1.5, behaviors=1.2, interaction=0.3),
 }
-"""What intervals must hold in at least 93% of studies."""
-
-SKEWED = {
-    "few behaviors carry the effect": Truth(level=3.2, questions=0.7, effect=-1.5, behaviors=1.2, interaction=0.3)
-}
-"""A limit: behaviors' effects are strongly skewed, as they are where most leave the ceiling hardly and some far."""
+"""What intervals must hold in at least 93% of studies. In the last one most behaviors hardly leave the ceiling and some
+fall far."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,10 @@ LEVELS = (0.95, 0.9)
 
 def coverage(truth: Truth, outcome: str, behaviors: int, questions: int, count: int, seed: int = 0) -> dict[str, float]:
     """Shares of studies whose 95% interval holds the truth, by target, and of those whose one-sided limits miss it."""
-    scale, targets = SCALES[outcome], ("fixed", "random")
+    scale = SCALES[outcome]
     found: dict[str, list[bool]] = defaultdict(list)
     for (study,) in studies(truth, outcome, behaviors, questions, count, seed):
-        for target in targets:
+        for target in TARGETS:
             both, one_sided = (difference(study.pairs, target, scale, level) for level in LEVELS)
             true = study.truth(target)
             found[target].append(holds(both, true))
@@ -140,18 +140,23 @@ def holds(estimate: Estimate, truth: float) -> bool:
 
 
 def main(count: int) -> None:
-    """Print coverage for every design, outcome and scenario."""
-    print(f"Share of {count} studies whose 95% interval holds the truth, and of those whose one-sided limits miss it")
+    """Print coverage for every scenario, design and outcome, and how far one-sided limits err."""
+    print(f"Shares of {count} studies whose 95% interval holds the truth")
     print()
-    print("| study | outcome | truth | fixed | random | fixed: above, below | random: above, below |")
-    print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
-    for name, truth in SCENARIOS.items():
-        for behaviors, questions in DESIGNS:
-            for outcome in CUTS:
-                found = coverage(truth, outcome, behaviors, questions, count)
-                cells = [f"{found['fixed']:.3f}", f"{found['random']:.3f}"]
-                cells += [f"{found[f'{one} low']:.3f}, {found[f'{one} high']:.3f}" for one in ("fixed", "random")]
-                print(f"| {behaviors} × {questions} | {outcome} | {name} | {' | '.join(cells)} |", flush=True)
+    print("| truth | study | accuracy, fixed | accuracy, random | 1 to 5, fixed | 1 to 5, random |")
+    print("| --- | --- | ---: | ---: | ---: | ---: |")
+    misses = []
+    for (name, truth), (behaviors, questions) in product(SCENARIOS.items(), DESIGNS):
+        found = {outcome: coverage(truth, outcome, behaviors, questions, count) for outcome in CUTS}
+        shares = [f"{one[target]:.3f}" for one in found.values() for target in TARGETS]
+        print(f"| {name} | {behaviors} × {questions} | {' | '.join(shares)} |", flush=True)
+        for outcome, one in found.items():
+            sides = [side for side in one if " " in side]
+            misses += [(one[side], f"{side}, {name}, {behaviors} × {questions}, {outcome}") for side in sides]
+    print()
+    print("One-sided limits at 95% that lie on the wrong side of the truth, the eight most:")
+    for share, where in sorted(misses, reverse=True)[:8]:
+        print(f"{share:.3f} {where}")
 
 
 if __name__ == "__main__":

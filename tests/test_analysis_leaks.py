@@ -74,6 +74,12 @@ def test_a_leak_that_the_protocol_asks_for_is_marked():
     assert leaks([mine]) == (Leak("auto steer", "the protocol as_run", 1, 1, SENTENCE, asked=True),)
 
 
+def test_a_question_that_says_the_same_is_no_leak():
+    """Only system messages count: a user who asks for the behavior was not leaked to."""
+    said = Message("user", SENTENCE.replace("{behavior}", "be funny"))
+    assert leaks([prompted("funny"), record(arm="caa", messages=(said,))]) == ()
+
+
 def test_the_control_can_leak_too_and_unknown_messages_cannot():
     """A control that carries the sentence is flagged; answers without known messages count for nothing."""
     records = [prompted("funny"), asked("control", "funny", SENTENCE), record(question="q/1", messages=None)]

@@ -15,6 +15,7 @@ from steer_tasks.analysis.clustered import (
     clustered_variance,
     lower_limit,
     p_value,
+    skewed_p_value,
     two_way_variance,
     upper_limit,
 )
@@ -43,7 +44,7 @@ def test_two_ways_by_hand():
     assert found.stderr == pytest.approx(math.sqrt(8 / 5))
     assert found.df == 1
     assert found.high == pytest.approx(2 + t.ppf(0.975, 1) * math.sqrt(8 / 5))
-    assert found.method == "clustered by question and behavior, t or Hall's, the wider"
+    assert found.method == "clustered by question and behavior, t, longer where skewed"
 
 
 def test_two_ways_are_never_less_than_one():
@@ -53,17 +54,31 @@ def test_two_ways_are_never_less_than_one():
 
 
 def test_skewed_behaviors_reach_farther_on_their_long_side():
-    """One behavior of four far below the others moves the low end below t's, and leaves the high end at t's."""
-    values = np.repeat([0.0, -0.1, 0.1, -4.0], 30) + np.tile(np.linspace(-0.1, 0.1, 30), 4)
-    questions, behaviors = np.tile(np.arange(30), 4).tolist(), np.repeat(np.arange(4), 30).tolist()
-    found = clustered_mean(values, {"question": questions, "behavior": behaviors})
-    reach = t.ppf(0.975, 3) * found.stderr
-    means = values.reshape(4, 30).mean(axis=1)
-    g = skew(means, bias=True) * (3 / 4) ** 1.5 * 16 / 6
-    by_hand = found.stderr * 2 * 3 / g * (np.cbrt(1 + g * (t.ppf(0.975, 3) / 2 - g / 24)) - 1)
-    assert by_hand > reach
-    assert found.low == pytest.approx(found.value - by_hand)
-    assert found.high == pytest.approx(found.value + reach)
+    """Effects skewed to the low side move the low end to Hall's, at most half as far again as t's, and no other."""
+    questions, behaviors = np.tile(np.arange(30), 6).tolist(), np.repeat(np.arange(6), 30).tolist()
+    for effects, cut in (([-1, -0.4, 0, 0.3, 0.5, 0.8], False), ([0, -0.1, 0.1, 0, 0.2, -4], True)):
+        values = np.repeat(effects, 30) + np.tile(np.linspace(-0.1, 0.1, 30), 6)
+        found = clustered_mean(values, {"question": questions, "behavior": behaviors})
+        quantile, n = t.ppf(0.975, 5), 6
+        g = skew(effects, bias=True) * (5 / 6) ** 1.5 * 36 / 20
+        by_hand = math.sqrt(n) * 3 / g * (np.cbrt(1 + g * (quantile / math.sqrt(n) - g / (6 * n))) - 1)
+        assert by_hand > quantile
+        assert bool(by_hand > 1.5 * quantile) is cut
+        assert found.low == pytest.approx(found.value - min(by_hand, 1.5 * quantile) * found.stderr)
+        assert found.high == pytest.approx(found.value + quantile * found.stderr)
+
+
+def test_p_is_where_the_skewed_interval_ends():
+    """p is the level at which the interval's end reaches 0, whichever side is long and whether or not it is cut."""
+    generator = np.random.default_rng(0)
+    questions, behaviors = np.tile(np.arange(20), 6), np.repeat(np.arange(6), 20)
+    for _ in range(40):
+        effects = generator.exponential(1, 6) ** 2 * generator.choice([-1, 1])
+        values = np.repeat(effects, 20) + generator.normal(0, 1, 120)
+        keys = {"question": questions.tolist(), "behavior": behaviors.tolist()}
+        p = skewed_p_value(clustered_mean(values, keys), values, behaviors)
+        ends = clustered_mean(values, keys, level=1 - p)
+        assert min(abs(ends.low), abs(ends.high)) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_step_adds_two_half_steps_to_the_squares():

@@ -11,8 +11,10 @@ from steer_tasks.analysis.draws import draw_variation
 from steer_tasks.analysis.effects import difference, p_of_no_effect, wrong_way
 from steer_tasks.analysis.equivalence import equivalence
 from steer_tasks.analysis.excess import excess
+from steer_tasks.analysis.findings import Target
 from steer_tasks.analysis.flips import holm, sign_flips
 from steer_tasks.analysis.outcomes import SCALES
+from tests.simulated_parts import PUBLISHED, published
 from tests.simulated_studies import CUTS, DESIGNS, SCENARIOS, Truth, coverage, holds, pairs_of, studies
 
 LEAST = 0.93
@@ -32,7 +34,7 @@ def chance(share: float, count: int) -> float:
 def test_intervals_hold_the_truth(name):
     """In 2,000 studies of each design and outcome, both targets' intervals hold the truth in at least 93%."""
     for (behaviors, questions), outcome in product(DESIGNS, CUTS):
-        found = coverage(SCENARIOS[name], outcome, behaviors, questions, 2000, seed=1)
+        found = coverage(SCENARIOS[name], outcome, behaviors, questions, 2000)
         for target in ("fixed", "random"):
             print(f"{name}, {behaviors} × {questions}, {outcome}, {target}: {found[target]:.3f}")
             assert found[target] >= LEAST, (behaviors, questions, outcome, target, found)
@@ -51,23 +53,16 @@ def test_intervals_of_a_small_study_hold_the_truth():
     assert np.mean(naive) < 0.7
 
 
-PUBLISHED = np.array([0, -1.8, -4.7, -5.3, -15.2, -4.1, -5.9, -5.9, -2.4, -49.1, -3.5, -29.3, -3.5, -38.3])
-"""Auto Steer minus Control in points of accuracy, by behavior, as published for the 70B model in arXiv:2602.04903."""
-
-
 @pytest.mark.slow
 def test_effects_as_skewed_as_published_ones():
-    """14 behaviors drawn from published effects: t alone holds their mean in less than 92% of studies, ours in 93%."""
-    generator = np.random.default_rng(0)
-    questions, behaviors = np.tile(np.arange(60), 14).tolist(), np.repeat(np.arange(14), 60).tolist()
-    truth, ours, plain = PUBLISHED.mean(), [], []
-    for _ in range(3000):
-        effects = generator.choice(PUBLISHED, 14)
-        values = (effects[:, None] + generator.normal(0, 20, (14, 60)) + generator.normal(0, 10, 60)).ravel()
-        ours.append(holds(clustered_mean(values, {"question": questions, "behavior": behaviors}), truth))
-        plain.append(holds(clustered_mean(values, {"behavior": behaviors}), truth))
-    assert np.mean(plain) < 0.92
-    assert np.mean(ours) >= LEAST
+    """Behaviors drawn from published effects: t alone holds the mean of 14 in less than 92% of studies, ours in 93%.
+
+    Four behaviors are a limit, which the documentation names: they hold it in less than 88%.
+    """
+    found = published(3000, PUBLISHED, 14)
+    assert found["t"] < 0.92
+    assert found["ours"] >= LEAST
+    assert published(1000, PUBLISHED, 4)["ours"] < 0.88
 
 
 # Tests
@@ -75,7 +70,7 @@ def test_effects_as_skewed_as_published_ones():
 
 def _family(truth: Truth, behaviors: int, questions: int, count: int) -> dict[str, float]:
     # Share of studies of 3 arms and 2 outcomes in which any adjusted p is below 5%.
-    wrong: dict[str, list[bool]] = {"fixed": [], "random": []}
+    wrong: dict[Target, list[bool]] = {"fixed": [], "random": []}
     outcomes = [studies(truth, outcome, behaviors, questions, count, seed=7, arms=3) for outcome in CUTS]
     for arms in zip(*outcomes, strict=True):
         for target, found in wrong.items():
@@ -100,8 +95,8 @@ NULLS = {
 @pytest.mark.parametrize("name", NULLS)
 @pytest.mark.parametrize(("behaviors", "questions"), DESIGNS)
 def test_families_without_effects_are_seldom_called_effects(name, behaviors, questions):
-    """Three arms without effect on two outcomes: at most 5% of 1,500 studies adjust any p to less than 5%."""
-    count = 1500
+    """Three arms without effect on two outcomes: at most 5% of 1,000 studies adjust any p to less than 5%."""
+    count = 1000
     found = _family(NULLS[name], behaviors, questions, count)
     print(f"{name}, {behaviors} × {questions}: {found}")
     assert max(found.values()) <= 0.05 + chance(0.05, count)
@@ -111,8 +106,8 @@ def test_families_without_effects_are_seldom_called_effects(name, behaviors, que
 @pytest.mark.parametrize(("behaviors", "questions"), DESIGNS)
 def test_behaviors_that_differ_about_no_effect_are_seldom_called_an_effect(behaviors, questions):
     """Effects of behaviors that are symmetric about none: for behaviors like these at most 5% of families err."""
-    found = _family(Truth(level=0.0, behaviors=0.7, interaction=0.4), behaviors, questions, 1500)
-    assert found["random"] <= 0.05 + chance(0.05, 1500)
+    found = _family(Truth(level=0.0, behaviors=0.7, interaction=0.4), behaviors, questions, 1000)
+    assert found["random"] <= 0.05 + chance(0.05, 1000)
 
 
 @pytest.mark.slow
@@ -168,7 +163,7 @@ def test_a_loss_as_large_as_the_budget_is_seldom_called_within_it(outcome):
 @pytest.mark.slow
 @pytest.mark.parametrize("draws", [3, 5])
 def test_excess_over_placebos_holds_the_truth(draws):
-    """An arm against placebo draws that differ in all behaviors alike: at least 93% of 2,000 intervals hold the truth."""
+    """An arm against placebo draws that differ in all behaviors alike: 93% of 2,000 intervals hold the truth."""
     generator, held = np.random.default_rng(13), {"fixed": [], "random": []}
     truth = Truth(level=0.8)
     for _ in range(2000):

@@ -118,6 +118,7 @@ def test_the_wheel_holds_the_packages_the_start_up_files_and_nothing_else(wheel)
     assert {f"{package}/py.typed" for package in PACKAGES} <= inside
     assert any(name.startswith("steer_tasks/lm_eval_tasks/") and name.endswith(".yaml") for name in inside)
     assert any(name.startswith("model_adapters/behaviors/") and name.endswith(".yaml") for name in inside)
+    assert {"steer_tasks/analysis/templates/report.html.j2", "steer_tasks/analysis/paper_2602_04903.yaml"} <= inside
 
 
 def test_a_source_archive_builds_the_same_wheel(wheel, tmp_path):

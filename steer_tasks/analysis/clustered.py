@@ -5,8 +5,7 @@ Journal of Business & Economic Statistics 29 (2011), section 2.2. Each term has 
 smaller number of clusters minus one degrees of freedom (the same, section 2.3). The two-way variance is never taken to
 be less than either one-way variance, a remedy that MacKinnon, Nielsen and Webb, arXiv:2406.08880, study.
 Where there are two ways, the second is of few clusters, such as behaviors, and their means may be skewed: then the
-interval reaches as far as t's or Hall's (skewness.py), whichever is farther. What all that is worth was simulated:
-docs/statistics.md.
+interval reaches farther on the long side (skewness.py). What all that is worth was simulated: docs/statistics.md.
 """
 
 import math
@@ -17,7 +16,7 @@ from scipy.special import stdtr, stdtrit
 
 from model_adapters.errors import SteerError
 from steer_tasks.analysis.findings import Estimate
-from steer_tasks.analysis.skewness import skewness, transformed, untransformed
+from steer_tasks.analysis.skewness import p_of, reaches
 
 LEVEL = 0.95
 """Nominal coverage where none is asked for."""
@@ -64,9 +63,12 @@ def clustered_mean(
         return Estimate(value, None, None, level, None, None, said, counts)
     stderr, df = math.sqrt(variance), float(fewest - 1)
     quantile = float(stdtrit(df, (1 + level) / 2))
-    low, high = (value - reach * stderr for reach in _reaches(quantile, held, codes))
-    method = f"{ways}, t" if len(codes) == 1 else f"{ways}, t or Hall's, the wider"
-    return Estimate(value, low, high, level, stderr, df, method, counts)
+    if len(codes) == 1:
+        below, above, method = quantile, quantile, f"{ways}, t"
+    else:
+        below, above = reaches(quantile, _cluster_means(held, list(codes.values())[1]))
+        method = f"{ways}, t, longer where skewed"
+    return Estimate(value, value - below * stderr, value + above * stderr, level, stderr, df, method, counts)
 
 
 def upper_limit(
@@ -99,12 +101,10 @@ def p_value(estimate: Estimate) -> float | None:
 
 
 def skewed_p_value(estimate: Estimate, values: np.ndarray, few: np.ndarray) -> float | None:
-    """The larger of that and the p with the skewness of the cluster means taken off: values (n,), clusters (n,)."""
+    """The same where the interval is longer on the side to which means of clusters are skewed: both (n,)."""
     if estimate.stderr is None or estimate.df is None:
         return None
-    means = _cluster_means(values, numbered(few.tolist()))
-    statistic = transformed(estimate.value / estimate.stderr, skewness(means), len(means))
-    return max(p_value(estimate) or 0.0, float(2 * stdtr(estimate.df, -abs(statistic))))
+    return p_of(estimate.value / estimate.stderr, estimate.df, _cluster_means(values, numbered(few.tolist())))
 
 
 def clustered_variance(values: Sequence[float] | np.ndarray, keys: Sequence[Hashable]) -> float:
@@ -133,15 +133,6 @@ def _variance(values: np.ndarray, codes: np.ndarray) -> float:
     sums = np.bincount(codes, values - values.mean())
     groups = len(sums)
     return float(sums @ sums) / len(values) ** 2 * groups / (groups - 1) if groups > 1 else 0.0
-
-
-def _reaches(quantile: float, values: np.ndarray, codes: Mapping[str, np.ndarray]) -> tuple[float, float]:
-    # How many standard errors the interval's low end lies below the mean, and its high end (negative).
-    if len(codes) < 2:
-        return quantile, -quantile
-    means = _cluster_means(values, list(codes.values())[1])
-    g, n = skewness(means), len(means)
-    return max(quantile, untransformed(quantile, g, n)), min(-quantile, untransformed(-quantile, g, n))
 
 
 def _cluster_means(values: np.ndarray, codes: np.ndarray) -> np.ndarray:

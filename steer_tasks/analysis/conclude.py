@@ -45,7 +45,8 @@ def conclude(
     - `budgets`: the loss that is put up with, by outcome, in its unit.
     - `level`: coverage of intervals; tests are at 1 - level.
 
-    Raises SteerError for no records, for an outcome or level that doesn't exist, and as `paired` does.
+    Raises SteerError for no records, for an outcome or level that doesn't exist, for a score off its scale, and as
+    `paired` does.
     """
     _check(records, target, budgets, level)
     arms = list(dict.fromkeys(one.arm for one in records))
@@ -156,8 +157,9 @@ class _Study:
 
     def excess(self, target: Target) -> tuple[Excess, ...]:
         at = {(one.arm, one.outcome): one.pairs for one in self._compared}
+        empty = self._numbers.behavior(None)
         found = [
-            excess(one.arm, placebos, one.outcome, target, one.pairs, others, self._level)
+            excess(one.arm, placebos, one.outcome, target, one.pairs, others, self._level, empty)
             for one in self._compared
             for placebos in placebos_of(one.arm, self._kinds).values()
             for others in [[at[name, one.outcome] for name in placebos]]
@@ -185,6 +187,14 @@ def _direction(one: Effect, level: float) -> int:
 def _check(records: Sequence[Record], target: Target, budgets: Mapping[str, float], level: float) -> None:
     if not records:
         raise SteerError("there are no records to conclude from; give logs that hold answers")
+    for one in records:
+        for outcome, scale in SCALES.items():
+            score = value_of(one, outcome)
+            if score is not None and not scale.worst <= score <= scale.best:
+                raise SteerError(
+                    f"{one.source}: {outcome} of arm {one.arm!r} is {score} for {one.question}; scores go from "
+                    f"{scale.worst} to {scale.best}, or are missing"
+                )
     if target not in ("fixed", "random"):
         raise SteerError(f"there is no target {target!r}; give fixed or random")
     if not 0.5 < level < 1:

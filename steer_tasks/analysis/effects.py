@@ -61,7 +61,7 @@ def p_of_no_effect(scored: Pairs, target: Target, estimate: Estimate) -> tuple[f
     """p of no effect, and the name of its test."""
     values, behaviors, questions = over_draws(scored.difference, scored.arm.behavior, scored.arm.question)
     if target == "random":
-        return skewed_p_value(estimate, values, behaviors), "t or Hall's, by question and behavior: the larger p"
+        return skewed_p_value(estimate, values, behaviors), "t by question and behavior, skewness allowed for"
     by_t = p_value(estimate)
     if len(values) == len(scored.difference) and len(np.unique(behaviors)) == 1 and _one_to_one(scored):
         if np.isin(values, (-1.0, 0.0, 1.0)).all() and np.nanmax(scored.arm.scores) <= 1:

@@ -14,10 +14,18 @@ from steer_tasks.analysis.outcomes import SCALES
 
 
 def excess(
-    arm: str, placebos: Sequence[str], outcome: str, target: Target, own: Pairs, others: Sequence[Pairs], level: float
+    arm: str,
+    placebos: Sequence[str],
+    outcome: str,
+    target: Target,
+    own: Pairs,
+    others: Sequence[Pairs],
+    level: float,
+    no_behavior: int | None = None,
 ) -> Excess | None:
     """The arm's effect less the mean effect of its placebos' draws; None where they share no scored cell.
 
+    Placebos without behavior, which have the number `no_behavior`, stand beside each of the arm's behaviors.
     Over the behaviors and questions that both have; the control cancels. Two things vary and their variances are added:
     the difference over questions (and behaviors), as any effect, and the placebos' mean over its draws, V_d = s² / R of
     the R draws' means. Degrees of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946, equation 17). s² holds
@@ -25,6 +33,10 @@ def excess(
     """
     scored = own.scored
     values, draws, behavior, question = _placebo_values(others)
+    if len(behavior) and (behavior == no_behavior).all():
+        known = np.unique(scored.arm.behavior)
+        behavior = np.repeat(known, len(values))
+        values, draws, question = (np.tile(one, len(known)) for one in (values, draws, question))
     shared = _shared(scored.arm, behavior, question)
     if shared is None:
         return None
@@ -32,7 +44,7 @@ def excess(
     at_arm = over_draws(scored.difference[mine], scored.arm.behavior[mine], scored.arm.question[mine])
     at_placebo = over_draws(values[theirs], behavior[theirs], question[theirs])
     clusters = {"question": at_arm[2].tolist()}
-    if target == "random":
+    if target == "random" and len(np.unique(at_arm[1])) > 1:
         clusters["behavior"] = at_arm[1].tolist()
     scale = SCALES[outcome]
     base = clustered_mean(at_arm[0] - at_placebo[0], clusters, level, 2 * scale.span, scale.step)

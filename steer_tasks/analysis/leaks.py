@@ -16,8 +16,8 @@ def leaks(records: Sequence[Record]) -> tuple[Leak, ...]:
     """Leaks of prompts between the arms of one model, by arm and in order of appearance.
 
     A prompt is a system prompt of an arm that is meant to ask for the behavior in words. An arm carries it where a
-    message of its answers holds it, the behavior filled in, and it isn't the arm's own. An arm to which its protocol
-    adds the sentence, as `as_run` does on purpose, carries it too; such a leak is marked as asked for.
+    system message of its answers holds it, the behavior filled in, and it isn't the arm's own. An arm to which its
+    protocol adds the sentence, as `as_run` does on purpose, carries it too; such a leak is marked as asked for.
     """
     prompts = _prompts(records)
     found: defaultdict[tuple[str, str, str, bool], int] = defaultdict(int)
@@ -66,8 +66,8 @@ def _text(behavior: str | None) -> str | None:
 
 
 def _carried(record: Record, prompts: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
-    """Arm and prompt of each other arm's prompt that a record's messages hold and that isn't the record's own."""
-    said = [message.content for message in record.messages or () if message.role != "assistant"]
+    """Arm and prompt of other arms' prompts that a record's system messages hold and that aren't the record's own."""
+    said = [message.content for message in record.messages or () if message.role == "system"]
     own = (record.prompts or ()) if record.prompted_by == "arm" else ()
     text = _text(record.behavior)
     leaked = False

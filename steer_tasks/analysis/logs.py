@@ -10,7 +10,10 @@ from pathlib import Path
 
 from model_adapters.errors import SteerError
 from steer_tasks.analysis import records_log
+from steer_tasks.analysis.arm_names import with_shared_names
+from steer_tasks.analysis.identities import with_identity_remarks
 from steer_tasks.analysis.record import Log, Source
+from steer_tasks.analysis.retries import without_retried
 from steer_tasks.analysis.study_log import read_study
 from steer_tasks.analysis.study_table import COLUMNS, missing_columns
 from steer_tasks.analysis.table import FORMAT
@@ -44,26 +47,32 @@ def read_logs(paths: Sequence[str | Path]) -> tuple[Log, ...]:
     """The logs in files and folders (looked through to the bottom), each once, in order of their paths.
 
     What a file is shows in its content. In a folder, a file that looks like a log and is none that is known becomes a
-    log without records whose remark says so. Raises SteerError, naming the path, for a path that isn't there, a file
-    that is no log or can't be read, and a folder without logs.
+    log without records whose remark says so. Samples that a retry took over count once, and arms that ran under one
+    steering are called alike. Raises SteerError, naming the path, for a path that isn't there, a file that is no log or
+    can't be read, and a folder without logs.
     """
     found: dict[Path, tuple[Log, ...]] = {}
+    beside = ""
     for path in map(_expanded, paths):
         if path.is_dir():
             inside = _in_folder(path)
             if not any(log.records or log.source.kind != "unknown" for logs in inside.values() for log in logs):
                 raise SteerError(_nothing_in(path, inside))
-            found = {**inside, **found}
+            found |= {file: logs for file, logs in inside.items() if file not in found}
         elif path.is_file():
             reader = recognised(path)
-            if isinstance(reader, _Unknown):
+            if not isinstance(reader, _Unknown):
+                found.setdefault(path.resolve(), tuple(reader(path)))
+            elif reader.is_companion:  # `steer report logs/*` names it with the log that it belongs to
+                beside = f"{path} {reader.reason}"
+            else:
                 raise SteerError(f"{path} {reader.reason}; give {KINDS}")
-            found.setdefault(path.resolve(), tuple(reader(path)))
         else:
             raise SteerError(f"there is no file or folder {path}; give {KINDS}")
     if not found:
-        raise SteerError(f"no log is named; give {KINDS}")
-    return tuple(log for logs in found.values() for log in logs)
+        raise SteerError(f"{beside or 'no log is named'}; give {KINDS}")
+    logs = without_retried([log for logs in found.values() for log in logs])
+    return with_identity_remarks(with_shared_names(logs))
 
 
 def _expanded(path: str | Path) -> Path:
@@ -126,8 +135,7 @@ def _zipped(path: Path) -> _Reader | _Unknown:
             names = set(archive.namelist())
     except zipfile.BadZipFile:
         return _Unknown("is an archive that breaks off, as the log of a killed run; `inspect log recover` mends it")
-    is_inspect = {"header.json", "_journal/start.json"} & names
-    return _Unknown("is an Inspect log, which isn't read yet" if is_inspect else "is an archive of another kind")
+    return _inspect if {"header.json", "_journal/start.json"} & names else _Unknown("is an archive of another kind")
 
 
 def _object(path: Path, head: str) -> _Reader | _Unknown:
@@ -138,9 +146,9 @@ def _object(path: Path, head: str) -> _Reader | _Unknown:
     if re.match(rf'\s*\{{\s*"format"\s*:\s*{re.escape(json.dumps(FORMAT))}', head):
         return lambda one: records_log.read_json(one)
     if re.match(r'\s*\{\s*"results"\s*:', head):
-        return _Unknown("is a results file of lm-eval, which isn't read yet")
+        return _lm_eval
     if re.match(r'\s*\{\s*"version"\s*:', head) and {"status", "eval"} <= keys:
-        return _Unknown("is an Inspect log, which isn't read yet")
+        return _inspect
     if {"doc_id", "arguments", "resps"} <= keys:
         return _samples(path)
     if {"run", "prompt_sha256", "proof"} <= keys:
@@ -169,3 +177,15 @@ def _table(head: str) -> _Reader | _Unknown:
     if len(lacking) == len(COLUMNS):
         return _Unknown(f"is no table of records: it lacks the columns {', '.join(lacking)}")
     return lambda path: (read_study(path),)
+
+
+def _inspect(path: Path) -> Sequence[Log]:
+    from steer_tasks.analysis.inspect_log import read_inspect
+
+    return (read_inspect(path),)
+
+
+def _lm_eval(path: Path) -> Sequence[Log]:
+    from steer_tasks.analysis.lm_eval_log import read_lm_eval
+
+    return read_lm_eval(path)

@@ -45,17 +45,17 @@ def arm_kind(records: Sequence[Record]) -> ArmKind:
 def placebos_of(arm: str, kinds: Mapping[str, ArmKind]) -> dict[str, tuple[str, ...]]:
     """The placebo arms that fit `arm`, by kind of placebo: arms of a placebo method, and the arm's own wrong sign.
 
-    Where arms of a placebo method have the arm's push, only those fit. A placebo has none.
+    A placebo whose push is known and another than the arm's doesn't fit. A placebo has none of its own.
     """
     own = kinds[arm]
     if own.method in PLACEBOS or (own.push or 0.0) < 0:
         return {}
     found: dict[str, tuple[str, ...]] = {}
     for method in FITTING.get(own.method or "", PLACEBOS):
-        arms = [name for name, kind in kinds.items() if kind.method == method]
-        equal = [name for name in arms if own.push is not None and kinds[name].push == own.push]
-        if arms:
-            found[method] = tuple(equal or arms)
+        pushes = {name: kind.push for name, kind in kinds.items() if kind.method == method}
+        fitting = [name for name, push in pushes.items() if own.push is None or push in (None, own.push)]
+        if fitting:
+            found[method] = tuple(fitting)
     turned = [name for name, kind in kinds.items() if own.push and kind.method == own.method and kind.push == -own.push]
     return {**found, WRONG_SIGN: tuple(turned)} if turned else found
 

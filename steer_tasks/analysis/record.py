@@ -87,6 +87,12 @@ class Source:
     started: str | None = None
     remarks: tuple[str, ...] = ()
     """What a reader should know: a log that ended early, rows that could not be read, each with its count."""
+    identity: Mapping[str, object] = field(default_factory=dict)
+    """The model's identity as its backend gives it: digest of the weights, revision, dtype, backend, template."""
+    names_arms: bool = False
+    """Whether its arms' names were chosen, by a grid or a script, and not made from methods and parameters."""
+    task_id: str | None = None
+    """What a log and its retries share."""
 
 
 @dataclass(frozen=True)

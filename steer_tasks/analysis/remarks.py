@@ -8,6 +8,9 @@ from steer_tasks.analysis.record import Record
 FEW_BEHAVIORS = 4
 """Behaviors below which an interval for behaviors like these wasn't simulated."""
 
+ENOUGH_BEHAVIORS = 12
+"""Behaviors from which intervals hold what they say although effects are as skewed as published ones."""
+
 FEW_QUESTIONS = 12
 """Questions below which an interval wasn't simulated."""
 
@@ -30,10 +33,8 @@ def _about_arms(findings: Findings) -> Iterator[str]:
     if len(findings.arms) == 1:
         yield f"{findings.control} is the only arm, so there is nothing to compare it with."
     if findings.questions < FEW_QUESTIONS:
-        yield (
-            f"There are {findings.questions} questions; intervals over fewer than {FEW_QUESTIONS} weren't tried in "
-            "simulation."
-        )
+        few = f"Few questions ({findings.questions})"
+        yield f"{few}: intervals over fewer than {FEW_QUESTIONS} weren't tried in simulation."
 
 
 def _about_target(findings: Findings, asked: Target) -> Iterator[str]:
@@ -46,9 +47,15 @@ def _about_target(findings: Findings, asked: Target) -> Iterator[str]:
             f"{count} behaviors say little about behaviors like these; intervals over fewer than {FEW_BEHAVIORS} "
             "weren't tried in simulation."
         )
+    elif findings.target == "random" and count < ENOUGH_BEHAVIORS:
+        yield (
+            f"There are {count} behaviors; where a few carry an effect, intervals over so few hold less than they say "
+            "(docs/statistics.md)."
+        )
     for one in findings.effects:
         if one.behavior is None and one.target != findings.target:
-            yield f"{one.arm} has answers under one behavior only: its {one.outcome} is concluded for that one."
+            found = f"{one.arm} has answers under one behavior or none"
+            yield f"{found}: its {one.outcome} is concluded for these questions alone."
 
 
 def _about_scores(findings: Findings) -> Iterator[str]:
@@ -73,7 +80,7 @@ def _about_families(findings: Findings) -> Iterator[str]:
     pooled = [one for one in findings.effects if one.behavior is None and one.p is not None]
     single = [one for one in findings.effects if one.behavior is not None and one.p is not None]
     if pooled:
-        said = f"Adjusted p values are Holm's within {len(pooled)} tests (arms × outcomes)"
+        said = f"Adjusted p values are Holm's within a family of {len(pooled)} (arms × outcomes)"
         more = f", those of single behaviors within {len(single)} (arms × outcomes × behaviors)" if single else ""
         yield f"{said}{more}; intervals aren't adjusted."
 

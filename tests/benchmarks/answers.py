@@ -98,10 +98,14 @@ def at_limit(done: Sequence[Done]) -> int:
 
 
 def answer_lines() -> Iterator[Line]:
-    """Unsteered with letters and memory, steered, derailing."""
+    """Unsteered with letters and memory, steered, derailing. Both sides do the same: our model adds no signal."""
     sampled = f"{QUESTIONS} of the questions a pair, greedy, {TOKENS} tokens, {ROWS} rows a side"
+
+    def asked(part: int) -> Order:
+        return Order(QUESTIONS, part, TOKENS, bare=True)
+
     with both({"method": "control"}, "hf", {}) as (ours, theirs):
-        ratio, mine, other = compared(ours, theirs, lambda part: Order(QUESTIONS, part, TOKENS), 2)
+        ratio, mine, other = compared(ours, theirs, asked, 2)
         yield Line("chain of thought, unsteered: `hf` / ours", ratio, Bar(2.0, 3.0, at_least=True), sampled)
         memory = mine[-1].peak_mb / other[-1].peak_mb
         said = f"highest resident memory of either process after these answers, {mine[-1].peak_mb:.0f} MB ours"
@@ -118,6 +122,16 @@ def answer_lines() -> Iterator[Line]:
         ):
             mine_file, their_file = steering_files(Path(name), vector, dose)
             with both({"steering": str(mine_file)}, "steered", {"steer_path": str(their_file)}) as (ours, theirs):
-                ratio, mine, _ = compared(ours, theirs, lambda part: Order(QUESTIONS, part, TOKENS), 1)
+                ratio, mine, other = compared(ours, theirs, asked, 1)
+            with_signal = other[0].seconds / signalled(mine_file)
             said = f"{sampled}; CAA at dose {dose}, all positions: {at_limit(mine)} answers run to the limit"
-            yield Line(measure, ratio, bar, said)
+            yield Line(measure, ratio, bar, f"{said}; with our likelihood signal {with_signal:.2f}")
+
+
+def signalled(steering: Path) -> float:
+    """Our seconds for the same answers with the likelihood signal, in a process that doesn't know them yet."""
+    side = Side.of_lm_eval("hook_steered", ours_arguments({"steering": str(steering)}))
+    try:
+        return side.ask(Order(QUESTIONS, 0, TOKENS)).seconds
+    finally:
+        side.close()

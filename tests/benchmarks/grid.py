@@ -26,7 +26,7 @@ from tests.benchmarks.bars import Bar, Line
 from tests.benchmarks.pairs import timed
 from tests.benchmarks.questions import SEED, drawn_numbers
 
-QUESTIONS, TOKENS, TIMED, LAYER, DOSE = 12, 512, 6, 14, 0.3
+QUESTIONS, TOKENS, TIMED, LAYER, DOSE = 12, 256, 6, 14, 0.3
 ARMS = ("control", "prompting", "caa", "combined")
 
 GRID = """\

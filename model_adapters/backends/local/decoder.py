@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from model_adapters.backends.local import echo
+from model_adapters.backends.local.attention import RowAttention
 from model_adapters.backends.local.forward import Forward, rounded_down
 from model_adapters.backends.local.generation import Ending, Row, best_tokens, choose_token, choose_tokens
 from model_adapters.backends.local.memory import Footprint, give_back, slots
@@ -41,6 +42,9 @@ class Decoder:
     _longest: int = 0
     _ones: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        self._attention = RowAttention(self.forward.model)
+
     @property
     def room(self) -> int:
         """How many more rows may join."""
@@ -60,7 +64,8 @@ class Decoder:
         """
         room = max(0, self._make_room(rows) - len(self.alive))
         joining = [row for row in rows[:room] if row.stays]
-        self._join([row for row in joining if row.is_bare])
+        # By length, as rows that lie beside each other are attended to together.
+        self._join(sorted((row for row in joining if row.is_bare), key=lambda one: -len(one.prompt)))
         for group in self._groups([row for row in joining if not row.is_bare]):
             self._prefill(group)
         return list(rows[room:])
@@ -81,7 +86,8 @@ class Decoder:
         tokens = torch.tensor([[row.next_read] for row in self.alive], device=device)
         positions = torch.tensor([[length] for length in store.lengths], device=device)
         self.forward.blocks.use(self.plan)
-        output = self.forward(tokens, store.attention, positions, self._span(), cache=store.cache, use_cache=True)
+        with self._attention.on():
+            output = self.forward(tokens, store.attention, positions, self._span(), cache=store.cache, use_cache=True)
         store.end_step()
         self._write(output.logits[:, -1])
         for row in list(self.alive):
@@ -108,7 +114,8 @@ class Decoder:
         plan = self.plan.take(torch.tensor([place], device=device))
         self.forward.blocks.use(plan)
         keep = torch.arange(tokens.shape[1], device=device)
-        output = self.forward(tokens, attention, positions, span, cache=store.cache, keep=keep, use_cache=True)
+        with self._attention.on():
+            output = self.forward(tokens, attention, positions, span, cache=store.cache, keep=keep, use_cache=True)
         read = 0
         best = best_tokens(output.logits[0])
         for logits, token, guess in zip(output.logits[0], best, [*guesses, None], strict=True):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from model_adapters.backends.local.attention import RowGroup, row_groups
 from model_adapters.backends.local.prefixes import Past
 
 SLACK = 160
@@ -50,7 +51,9 @@ class SlotLayer(CacheLayerMixin):
         first, end = self._store.first, self._store.end
         self.keys[rows, :, end : end + new] = key_states
         self.values[rows, :, end : end + new] = value_states
-        return self.keys[rows, :, first : end + new], self.values[rows, :, first : end + new]
+        keys, values = self.keys[rows, :, first : end + new], self.values[rows, :, first : end + new]
+        keys.row_groups = self._store.groups(new)  # type: ignore[attr-defined] # read by `attention`
+        return keys, values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Columns that are looked at, and their offset."""
@@ -92,6 +95,7 @@ class KeyValueStore:
         self.rows = 0
         self.lengths: list[int] = []
         self._only: int | None = None
+        self._groups: tuple[RowGroup, ...] | None = None
         self.mask = torch.zeros(slots, columns, dtype=torch.long, device=device)
         self.layers = [SlotLayer(self) for _ in range(layers)]
         self.cache = Cache(layers=list(self.layers))
@@ -110,6 +114,17 @@ class KeyValueStore:
     def attention(self) -> Tensor:
         """The mask of the coming pass of one token a row: `(rows, width + 1)`."""
         return self.mask[: self.rows, self.first : self.end + 1]
+
+    def groups(self, new: int) -> tuple[RowGroup, ...]:
+        """Rows of the coming pass of `new` tokens a row, by the columns that they have.
+
+        Steps make every row longer by one, so what is skipped stays the same until rows come, go or run ahead.
+        """
+        if self._only is not None:
+            return (RowGroup(slice(0, 1), self.width - self.lengths[self._only] - self.spare),)
+        if self._groups is None:
+            self._groups = row_groups([length + self.spare for length in self.lengths], self.width)
+        return self._groups
 
     def columns_ahead(self, place: int, tokens: int) -> int:
         """How many columns `begin_ahead` needs."""
@@ -228,6 +243,7 @@ class KeyValueStore:
         return order
 
     def _trim(self) -> None:
+        self._groups = None
         self.first = self.end - max(self.lengths) - self.spare if self.lengths else self.end
 
     def _move(self, by: int) -> None:
