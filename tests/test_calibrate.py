@@ -8,49 +8,22 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from judges.judge import Reply
 from model_adapters.backends.response_store import ResponseStore
-from model_adapters.backends.stored import stored
-from model_adapters.behavior import find_behavior
-from model_adapters.errors import Refused, SteerError
+from model_adapters.errors import Refused
 from model_adapters.methods import build_method
 from model_adapters.preparation import prepare
 from model_adapters.steering_file import load_steering, save_steering
 from steer_tasks.calibrate import trials
-from steer_tasks.calibrate.calibration import Calibration, to_confirm
-from steer_tasks.calibrate.cost import Counted
-from steer_tasks.calibrate.judging import Judging, check_judge_name
-from steer_tasks.calibrate.outcomes import OBJECTIVES
-from steer_tasks.calibrate.plan import make_plan
+from steer_tasks.calibrate.calibration import to_confirm
 from steer_tasks.calibrate.search import TOLERANCE
-from steer_tasks.calibrate.sized import Method
 from steer_tasks.calibrate.trace import read_trace
 from tests.dose_backend import Curves, DoseBackend, SpreadBackend, dose_of
-
-FUNNY = find_behavior("funny")
-CAA = Method("caa", {})
+from tests.dose_calibration import FUNNY, calibrated, planned, squared
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(empty_cache, mmlu):
     """Searches and norms of one fake model mustn't be found by another."""
-
-
-def planned(budgets, objective="llr", method=CAA, behavior=FUNNY, **options):
-    return make_plan(method, behavior, OBJECTIVES[objective], budgets, **options)
-
-
-def calibrated(backend, plan, ask=None, store=None):
-    """The calibration after its end, its trace, and the steering or None."""
-    judging = Judging("judge", ask, plan.behavior) if ask else None
-    with asyncio.Runner() as runner:
-        done = Calibration(plan, Counted(stored(backend, store), backend), runner.run, judging)
-        return done, *done.calibrated()
-
-
-def squared(edge, at):
-    """A loss that is `at` at the dose `edge` and grows with its square."""
-    return lambda dose: at * (dose / edge) ** 2
 
 
 def test_an_active_budget_gives_the_largest_dose_within_it():
@@ -236,141 +209,6 @@ def test_the_cost_is_what_the_backend_was_asked():
     assert trace.cost.requests == 57 * 4 + 12 + 19 * 4 + 12
     assert trace.cost.scored == (57 + 19) * 4 + 24 * 10
     assert done.points[0].cost.requests == 19 * 4 + 12
-
-
-def judge_of(score):
-    """An `Ask` that scores an answer's behavior or coherence by what `score` says of the quality and the text."""
-
-    async def ask(messages):
-        text = messages[0].content
-        quality = "behavior" if "<behavior>" in text else "coherence"
-        found = score(quality, text)
-        return Reply("no idea" if found is None else f"<{quality}>{found}</{quality}>", "served")
-
-    return ask
-
-
-class Talking(DoseBackend):
-    """Says its dose, so that a judge can tell."""
-
-    async def complete(self, request):
-        """`dose 0.40`, in words enough."""
-        found = await super().complete(request)
-        said = f"dose {dose_of(request.steering):.2f} was what it took"
-        return type(found)(said, 10, 5, "stop", None, found.proof)
-
-
-def dose_in(text):
-    return float(text.split("dose ")[1].split(" ")[0])
-
-
-def test_a_judge_gives_objective_and_coherence():
-    """The behavior rises with the dose and coherence falls from 0.5 on, so the dose found is just below that."""
-
-    def score(quality, text):
-        dose = dose_in(text)
-        return (1 + min(4, round(4 * dose))) if quality == "behavior" else (5 if dose < 0.5 else 2)
-
-    plan = planned({"coherence": 0.25}, objective="behavior", judge="some/judge")
-    _, trace, _ = calibrated(Talking(Curves()), plan, judge_of(score))
-    assert trace.verdict == "confirmed"
-    assert trace.chosen < 0.5
-    assert trace.points[trace.selected].gain.mean == pytest.approx(round(4 * trace.chosen))
-    assert trace.judge == "some/judge"
-    assert trace.rubrics["wording"] == "reworded"
-    assert trace.missing_verdicts == {}
-    assert trace.cost.verdicts > 0
-
-
-def test_missing_verdicts_are_counted_and_never_help():
-    """A judge that can't be read at a dose makes that dose look worst, so it is not within the budget."""
-
-    def score(quality, text):
-        dose = dose_in(text)
-        return None if dose > 0.15 else (3 if quality == "behavior" and dose > 0 else 2 if quality == "behavior" else 5)
-
-    plan = planned({"coherence": 0.25}, objective="behavior", judge="some/judge", questions=40)
-    _, trace, _ = calibrated(Talking(Curves()), plan, judge_of(score))
-    assert trace.chosen <= 0.15
-    (lost,) = [point for point in trace.points if point.size == 0.2]
-    assert lost.stopped == "coherence"
-    assert lost.losses["coherence"].mean == 4.0
-    assert lost.losses["coherence"].missing == lost.losses["coherence"].items
-    assert trace.missing_verdicts["no_score"] > 0
-
-
-def test_a_judge_that_fails_is_a_missing_verdict():
-    """What a provider raises is counted by its kind, and doesn't end the calibration."""
-
-    async def ask(messages):
-        raise ConnectionError("down")
-
-    plan = planned({"coherence": 0.3}, objective="behavior", judge="some/judge", questions=40)
-    _, trace, steering = calibrated(Talking(Curves()), plan, ask)
-    assert (trace.verdict, steering) == ("nothing within budget", None)
-    assert set(trace.missing_verdicts) == {"grader_failed: ConnectionError"}
-
-
-def test_the_judge_is_not_the_model_under_test():
-    """Whichever provider runs it, the model that is calibrated can't judge itself."""
-    for name in ("embedded", "hook_steered/embedded", "hf/embedded"):
-        with pytest.raises(Refused, match="under test"):
-            check_judge_name(name, ["embedded"])
-    check_judge_name("openai/gpt", ["embedded"])
-
-
-@pytest.mark.parametrize(
-    ("budgets", "least"), [({"accuracy": 0.02}, "0.047"), ({"letter": 0.04}, "0.047"), ({"repeated": 0.01}, "0.045")]
-)
-def test_two_points_of_accuracy_can_not_be_certified(budgets, least):
-    """A budget below what equal answers could prove is refused with that number before any model is asked."""
-    with pytest.raises(Refused) as caught:
-        planned(budgets)
-    assert f"can't certify less than {least}" in str(caught.value)
-
-
-def test_a_budget_below_the_pilots_variance_is_refused_with_the_number():
-    """The first trial shows how scores vary; a budget that this design can't certify ends there, with what it could."""
-    backend = DoseBackend(Curves(gain=lambda dose: dose, noise=4.0))
-    with pytest.raises(Refused) as caught:
-        calibrated(backend, planned({"margin": 0.01}))
-    number = float(str(caught.value).split("can certify is ")[1].split(" ")[0])
-    # (1.67 + 0.85) standard errors of 57 normal differences with deviation 4 × 0.05.
-    assert number == pytest.approx(2.52 * 0.2 / math.sqrt(57), rel=0.3)
-    _, trace, _ = calibrated(backend, planned({"margin": 1.2 * number}))
-    assert trace.points[0].losses["margin"].detectable == pytest.approx(number, rel=0.01)
-
-
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        ({"method": Method("caa", {"dose": "1"})}, "leave it out"),
-        ({"method": Method("caa", {"coefficient": "1"})}, "leave it out"),
-        ({"method": Method("caa", {"strength": "1"})}, "no parameter 'strength'"),
-        ({"method": Method("combined", {}), "layers": [1]}, "no layer to choose"),
-        ({"method": Method("caa", {"layer": "1"}), "layers": [1]}, "give one"),
-        ({"layers": [1, 1]}, "given twice"),
-        ({"behavior": find_behavior("speak like a pirate")}, "has 0 contrasts"),
-        ({"objective": "behavior"}, "without a judge"),
-        ({"budgets": {"coherence": 1.0}}, "without a judge"),
-        ({"judge": "a/b"}, "nothing to judge"),
-        ({"questions": 2}, "--questions"),
-    ],
-)
-def test_a_plan_that_can_not_be_followed_is_refused(asked, said):
-    """Names, parameters and budgets that contradict each other are refused before a model is opened."""
-    asked = {"budgets": {"margin": 0.1}, **asked}
-    with pytest.raises(SteerError) as caught:
-        planned(asked.pop("budgets"), **asked)
-    assert said in str(caught.value)
-
-
-def test_a_method_that_changes_no_residual_is_refused():
-    """A prompt has no size, so there is nothing to calibrate, and nothing is asked."""
-    backend = DoseBackend(Curves())
-    with pytest.raises(Refused, match="method prompt changes no residual"):
-        calibrated(backend, planned({"margin": 0.1}, method=Method("prompt", {})))
-    assert backend.prompts == []
 
 
 def test_a_second_run_asks_for_nothing_that_is_kept(tmp_path):

@@ -220,12 +220,12 @@ def test_a_vllm_server_is_calibrated_without_kl(tiny, tmp_path, empty_cache, cap
 def test_the_embedded_model_is_calibrated_without_a_judge(root, tmp_path):
     """CAA towards funny gains likelihood of its own texts within a budget of margin, confirmed on the other half."""
     words = ["--model", "embedded", "--method", "caa", "--behavior", "funny", "--objective", "llr"]
-    words += ["--budget", "margin:0.3", "--questions", "60", "--doses", "0.05:0.8", "--out", "funny.json"]
+    words += ["--budget", "margin:0.5", "--questions", "40", "--doses", "0.1:0.4", "--out", "funny.json"]
     done = steer(root, tmp_path, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     trace = read_trace(json.loads((tmp_path / "funny.trace.json").read_text()))
     (confirmed,) = [point for point in trace.confirmations if point.size == trace.chosen]
-    assert confirmed.losses["margin"].upper <= 0.3
+    assert confirmed.losses["margin"].upper <= 0.5
     assert confirmed.gain.lower > 0
     kls = {point.size: point.kl for point in trace.points}
     assert [kls[size] for size in sorted(kls)] == sorted(kls.values())
