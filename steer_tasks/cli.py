@@ -11,7 +11,10 @@ from pathlib import Path
 from model_adapters.errors import SteerError
 from steer_tasks import listing
 from steer_tasks.agreement import add_agreement_options, run_agreement
-from steer_tasks.calibrate.command import UNCONFIRMED, Unconfirmed, add_calibrate_options, calibrate
+from steer_tasks.calibrate.arguments import add_calibrate_options
+from steer_tasks.calibrate.command import calibrate
+from steer_tasks.calibrate.unconfirmed import UNCONFIRMED, Unconfirmed
+from steer_tasks.parameters import parameters
 from steer_tasks.report import add_report_options, run_report
 from steer_tasks.run import add_run_options, run
 from steer_tasks.serve import add_serve_options, serve
@@ -106,19 +109,6 @@ def _prepare(given: argparse.Namespace) -> None:
     path = save_steering(prepared.steering, Path(given.out)) if given.out else prepared.path
     print(listing.steering_text(prepared.steering))
     print(f"file         {path}")
-
-
-def parameters(pairs: Sequence[str]) -> dict[str, object]:
-    """`NAME=VALUE` words as a mapping. Raises SteerError for a word without `=` and for a repeated name."""
-    found: dict[str, object] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise SteerError(f"-p {pair}: write it as NAME=VALUE")
-        if name in found:
-            raise SteerError(f"-p {name} is given twice; give it once")
-        found[name] = value
-    return found
 
 
 def _show(given: argparse.Namespace) -> None:

@@ -261,7 +261,8 @@ def test_markdown_shows_what_it_was_given() -> None:
     assert cell("a|b\n# *c* <d> `e`") == r"a\|b \# \*c\* \<d\> \`e\`"
     text = markdown([page_of(cases.findings(remarks=(cases.HOSTILE,)))], "s", (), (), "report.html")
     assert "<script>" not in text
-    assert "| prompt | behavior | +0.69 | \\[+0.54, +0.84\\] | \\< 0.001 | 0.006 | 0.21 | 12.5 % \\[7.5, 17.5\\] | – | 18 |" in text
+    changed = "+0.69 | \\[+0.54, +0.84\\] | \\< 0.001 | 0.006 | 0.21 | 12.5 % \\[7.5, 17.5\\] | – | 18"
+    assert f"| prompt | behavior | {changed} |" in text
 
 
 def test_markdown_tables_are_whole() -> None:

@@ -10,15 +10,7 @@ from model_adapters.behavior import find_behavior
 from model_adapters.errors import SteerError
 from model_adapters.steering import Steering
 from model_adapters.steering_file import load_steering, save_steering
-from steer_tasks.calibrate.command import (
-    Unconfirmed,
-    check_shape,
-    dictionary_of,
-    named_methods,
-    sizes_of,
-    whole_numbers,
-    writable,
-)
+from steer_tasks.calibrate.arguments import check_shape, dictionary_of, named_methods, sizes_of, whole_numbers, writable
 from steer_tasks.calibrate.cost import Counted
 from steer_tasks.calibrate.divergence import Spoken, check_distributions, control_answers, divergence
 from steer_tasks.calibrate.match import Matched, Target, match_kl, parse_target
@@ -26,6 +18,7 @@ from steer_tasks.calibrate.opening import check_runner, opened
 from steer_tasks.calibrate.plan import check_layers
 from steer_tasks.calibrate.sized import RANGES, Method, Place, Sized, sized
 from steer_tasks.calibrate.table import match_table, show, use_line
+from steer_tasks.calibrate.unconfirmed import Unconfirmed
 
 
 def run_match(given: argparse.Namespace) -> None:
