@@ -15,7 +15,7 @@ from model_adapters.steering import CONTROL, AddVector, Steering
 from tests.benchmarks.bars import Bar, Line
 from tests.benchmarks.pairs import paired
 
-ROWS, TOKENS, PAIRS, LAYER = 16, 64, 16, 14
+ROWS, TOKENS, PAIRS, LAYER = 16, 64, 15, 14
 
 
 class Stopwatch:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 VARIABLE = "STEER_TASKS_VLLM"
-QUESTIONS, TOKENS, PAIRS = 48, 512, 3
+QUESTIONS, TOKENS, PAIRS = 48, 512, 2
 
 
 def vllm_lines() -> Iterator[Any]:
