@@ -44,7 +44,7 @@ def test_changes_stand_with_adjusted_p_and_detectable_effect(page: Any) -> None:
     rows = cells_of(page, "Changes against the control")
     assert rows[0] == [
         *("prompt", "behavior", "+0.69", "[+0.54, +0.84]", "< 0.001", "0.006"),
-        *("0.21", "12.5 % [7.5, 17.5]", "–", "18"),
+        *("0.21", "12.5 % [8, 18]", "–", "18"),
     ]
     assert rows[10][:6] == ["caa dose=0.6", "coherence", "−1.60", "[−1.70, −1.50]", "< 0.001", "0.006"]
     assert rows[10][8] == "beyond 0.25"
@@ -261,7 +261,7 @@ def test_markdown_shows_what_it_was_given() -> None:
     assert cell("a|b\n# *c* <d> `e`") == r"a\|b \# \*c\* \<d\> \`e\`"
     text = markdown([page_of(cases.findings(remarks=(cases.HOSTILE,)))], "s", (), (), "report.html")
     assert "<script>" not in text
-    changed = "+0.69 | \\[+0.54, +0.84\\] | \\< 0.001 | 0.006 | 0.21 | 12.5 % \\[7.5, 17.5\\] | – | 18"
+    changed = "+0.69 | \\[+0.54, +0.84\\] | \\< 0.001 | 0.006 | 0.21 | 12.5 % \\[8, 18\\] | – | 18"
     assert f"| prompt | behavior | {changed} |" in text
 
 

@@ -87,7 +87,7 @@ def effects(findings: Findings) -> Table:
     note += f"; {percent(levels_[0].level)} intervals, {levels_[0].method}" if levels_ else ""
     note += ". Adjusted p: Holm within the family of arms and outcomes. Detectable: the smallest true change that this "
     note += "design finds with 80 % power. Wrong way: share of pairs that moved against the wanted direction, with its "
-    note += "interval; of the control, between its own repeats. "
+    note += "interval; of the control, between its own repeats. Pairs: those with both scores, of all answers. "
     note += _tests(found)
     return Table("Changes against the control", head, tuple(rows), note, frozenset({1, 8}))
 
@@ -121,7 +121,7 @@ def _effect_cells(findings: Findings, one: Effect) -> tuple[str, ...]:
         NONE if one.detectable is None else amount(one.detectable, one.outcome),
         wrong,
         f"{test.verdict} {amount(test.budget, test.outcome)}" if test else NONE,
-        f"{one.pairs}" + (f" ({one.unpaired} unpaired)" if one.unpaired else ""),
+        f"{one.pairs}" + (f" of {one.pairs + one.unpaired}" if one.unpaired else ""),
     )
 
 

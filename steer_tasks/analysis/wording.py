@@ -105,10 +105,10 @@ def share(value: float | None) -> str:
 
 
 def share_interval(estimate: Estimate) -> str:
-    """A share with its interval, both in per cent: `12.3 % [8.0, 17.9]`."""
+    """A share with its interval, both in per cent: `12.3 % [8, 18]`."""
     if estimate.low is None or estimate.high is None:
         return share(estimate.value)
-    return f"{share(estimate.value)} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+    return f"{share(estimate.value)} [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
 
 
 def percent(nominal: float) -> str:
