@@ -7,7 +7,6 @@ import numpy as np
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, mean, metric, scorer
 from inspect_ai.solver import TaskState
 
-from steer_tasks.analysis.clustered import numbered, two_way_variance
 from steer_tasks.answers import is_answered, is_right, parse_answer
 from steer_tasks.grading import graded, grader
 from steer_tasks.measuring import measured
@@ -29,6 +28,9 @@ def two_way_stderr(a: str = "question_id", b: str = "behavior") -> Metric:
         if len(values) < 2:
             return 0.0
         first, second = _clusters(scores, a), _clusters(scores, b)
+        # scipy comes with it, and Inspect loads this module at every start.
+        from steer_tasks.analysis.clustered import numbered, two_way_variance
+
         return math.sqrt(two_way_variance(np.array(values), numbered(first), numbered(second)))
 
     return compute

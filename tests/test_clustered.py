@@ -13,11 +13,9 @@ from model_adapters.errors import SteerError
 from steer_tasks.analysis.clustered import (
     clustered_mean,
     clustered_variance,
-    lower_limit,
     p_value,
     skewed_p_value,
     two_way_variance,
-    upper_limit,
 )
 
 
@@ -88,12 +86,10 @@ def test_a_step_adds_two_half_steps_to_the_squares():
     assert clustered_mean(values, clusters, step=1).stderr == pytest.approx(math.sqrt(1.25 / 12))
 
 
-def test_limits_are_one_sided_and_p_is_that_of_t():
-    """A one-sided limit at 95% is an end of the two-sided interval at 90%; p is 10% where one end lies at 0."""
+def test_p_is_that_of_t():
+    """p is 10% where an end of the two-sided interval at 90% lies at 0."""
     values, clusters = [0.0, 1.0, 0.5, 2.0], {"question": list("abcd")}
     wide = clustered_mean(values, clusters, level=0.9)
-    assert upper_limit(values, clusters) == pytest.approx(wide.high)
-    assert lower_limit(values, clusters) == pytest.approx(wide.low)
     moved = clustered_mean([value - wide.low for value in values], clusters)
     assert p_value(moved) == pytest.approx(0.1)
 
@@ -105,8 +101,8 @@ def test_values_that_do_not_vary():
     assert (bare.value, bare.low, bare.high, bare.stderr) == (0.0, None, None, None)
     assert bare.method == "clustered by question: no variation, no interval"
     assert p_value(bare) is None
-    assert upper_limit([0.0] * 171, clusters, span=1) == pytest.approx(1 - 0.05 ** (1 / 171))
-    assert upper_limit([0.0] * 171, clusters, span=1) == pytest.approx(3 / 171, rel=0.02)
+    assert clustered_mean([0.0] * 171, clusters, 0.9, span=1).high == pytest.approx(1 - 0.05 ** (1 / 171))
+    assert clustered_mean([0.0] * 171, clusters, 0.9, span=1).high == pytest.approx(3 / 171, rel=0.02)
 
 
 def test_one_cluster_has_no_interval():

@@ -71,28 +71,6 @@ def clustered_mean(
     return Estimate(value, value - below * stderr, value + above * stderr, level, stderr, df, method, counts)
 
 
-def upper_limit(
-    values: Sequence[float] | np.ndarray,
-    clusters: Clusters,
-    level: float = LEVEL,
-    span: float | None = None,
-    step: float | None = None,
-) -> float | None:
-    """One-sided upper confidence limit of the mean at `level`; None where `clustered_mean` has no interval."""
-    return clustered_mean(values, clusters, 2 * level - 1, span, step).high
-
-
-def lower_limit(
-    values: Sequence[float] | np.ndarray,
-    clusters: Clusters,
-    level: float = LEVEL,
-    span: float | None = None,
-    step: float | None = None,
-) -> float | None:
-    """One-sided lower confidence limit of the mean at `level`; None where `clustered_mean` has no interval."""
-    return clustered_mean(values, clusters, 2 * level - 1, span, step).low
-
-
 def p_value(estimate: Estimate) -> float | None:
     """Two-sided p of the t test that the estimate's mean is 0; None where it has no standard error."""
     if estimate.stderr is None or estimate.df is None:
