@@ -243,10 +243,10 @@ def test_a_plain_import_is_light():
 
 
 def test_inspects_entry_point_is_light():
-    """What Inspect imports to find us brings in neither torch nor the other host."""
+    """What Inspect imports to find us brings in neither torch, nor scipy, nor the other host."""
     found = imported_with("steer_tasks._registry")
     assert "inspect_ai" in found
-    assert found & {"torch", "transformers", "lm_eval", "openai", "goodfire"} == set()
+    assert found & {"torch", "scipy", "matplotlib", "transformers", "lm_eval", "openai", "goodfire"} == set()
 
 
 def test_judges_is_ours():
