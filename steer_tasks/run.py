@@ -120,17 +120,18 @@ def tasks_of(grid: Grid, keeps: bool = True) -> dict[str, list[tuple[Cell, "Task
     from steer_tasks.behavior import behavior
 
     found: dict[str, list[tuple[Cell, Task]]] = {model.name: [] for model in grid.models}
-    for cell in grid.cells():
+    for position, cell in enumerate(grid.cells()):
         try:
             task = behavior(**cell.arguments)
         except SteerError as problem:
             raise SteerError(f"grid {grid.name}, arm {cell.name!r}: {problem}") from problem
-        found[cell.model.name].append((cell, _in_grid(task, grid.name, cell, keeps)))
+        found[cell.model.name].append((cell, _in_grid(task, grid.name, position, cell, keeps)))
     return found
 
 
-def _in_grid(task: "Task", grid: str, cell: Cell, keeps: bool) -> "Task":
-    """The task with its place in the grid.
+def _in_grid(task: "Task", grid: str, position: int, cell: Cell, keeps: bool) -> "Task":
+    """The task with its place in the grid, whose `position` a report orders the logs by: Inspect names the logs of one
+    second in no order.
 
     The response store doesn't see the models of `prompt_steered`, which Inspect asks itself, so their greedy answers
     are left to Inspect's cache: it keeps them by messages, sampling and the spec, in which run identity and sample
@@ -138,7 +139,7 @@ def _in_grid(task: "Task", grid: str, cell: Cell, keeps: bool) -> "Task":
     """
     from inspect_ai.model import CachePolicy
 
-    place = {"name": grid, "cell": cell.name, "arm": cell.arm, "swept": dict(cell.swept)}
+    place = {"name": grid, "position": position, "cell": cell.name, "arm": cell.arm, "swept": dict(cell.swept)}
     task.metadata = {**(task.metadata or {}), "grid": place}
     if keeps and cell.model.name.startswith("prompt_steered/") and not task.config.temperature:
         task.config.cache = CachePolicy(expiry=None)
@@ -265,4 +266,4 @@ def _without_dictionary(cell: Cell) -> "Task":
     from steer_tasks.behavior import behavior
 
     task = behavior(**{**cell.arguments, "dictionary": None, "reference_model": None})
-    return _in_grid(task, "dry run", cell, keeps=False)
+    return _in_grid(task, "dry run", 0, cell, keeps=False)

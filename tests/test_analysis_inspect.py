@@ -62,6 +62,19 @@ def records_of(logs, arm):
     return [record for log in logs for record in log.records if record.arm == arm]
 
 
+def test_logs_of_a_grid_are_in_the_order_of_its_cells(made, grid, tmp_path):
+    """However the files are called, logs and so arms and sections are in the grid's own order."""
+    assert [log.source.position for log in grid] == list(range(len(grid))) == list(range(11))
+    arms = list(dict.fromkeys(record.arm for log in grid for record in log.records))
+    plain = ["control", "simple prompting", "caa dose=0.1", "caa dose=0.3", "auto steer", "combined"]
+    assert arms == [*plain, *(f"{arm} as_run" for arm in plain if not arm.startswith("caa"))]
+    for number, log in enumerate(reversed(grid)):
+        shutil.copy(log.source.path, tmp_path / f"{number:02}.eval")
+    other = read_logs([made / "plain"])
+    renamed = read_logs([made / "plain", tmp_path])
+    assert [log.source.position for log in renamed] == [*(log.source.position for log in other), *range(11)]
+
+
 def one_log(made, arm):
     """The path of a log of the grid whose records are of that arm."""
     return next(log.source.path for log in read_logs([made / "grid"]) if log.records[0].arm == arm)

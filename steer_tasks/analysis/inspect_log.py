@@ -107,6 +107,7 @@ def _run(path: Path, header: EvalLog, metadata: Mapping[str, Any]) -> _Run:
 
 
 def _source(run: _Run, header: EvalLog, metadata: Mapping[str, Any], judge: str | None, remarks: list[str]) -> Source:
+    grid = metadata.get("grid") or {}
     versions = {"inspect-ai": (header.eval.packages or {}).get("inspect_ai"), **(metadata.get("versions") or {})}
     return Source(
         path=run.path,
@@ -122,6 +123,8 @@ def _source(run: _Run, header: EvalLog, metadata: Mapping[str, Any], judge: str 
         remarks=tuple(remarks),
         names_arms=run.facts.name is not None,
         task_id=header.eval.task_id,
+        grid=grid.get("name"),
+        position=grid.get("position"),
     )
 
 

@@ -44,7 +44,8 @@ _Reader = Callable[[Path], Sequence[Log]]
 
 
 def read_logs(paths: Sequence[str | Path]) -> tuple[Log, ...]:
-    """The logs in files and folders (looked through to the bottom), each once, in order of their paths.
+    """The logs in files and folders (looked through to the bottom), each once, in order of their paths; a grid's in the
+    order of its cells.
 
     What a file is shows in its content. In a folder, a file that looks like a log and is none that is known becomes a
     log without records whose remark says so. Samples that a retry took over count once, and arms that ran under one
@@ -71,8 +72,21 @@ def read_logs(paths: Sequence[str | Path]) -> tuple[Log, ...]:
             raise SteerError(f"there is no file or folder {path}; give {KINDS}")
     if not found:
         raise SteerError(f"{beside or 'no log is named'}; give {KINDS}")
-    logs = without_retried([log for logs in found.values() for log in logs])
+    logs = without_retried(_as_in_their_grids([log for logs in found.values() for log in logs]))
     return with_identity_remarks(with_shared_names(logs))
+
+
+def _as_in_their_grids(logs: Sequence[Log]) -> list[Log]:
+    """The logs of a grid where its first one stands, in the order of its cells, so that its arms are shown in it."""
+    first: dict[str, int] = {}
+    for number, log in enumerate(logs):
+        if log.source.grid is not None:
+            first.setdefault(log.source.grid, number)
+    places = [
+        (number if log.source.grid is None else first[log.source.grid], log.source.position or 0)
+        for number, log in enumerate(logs)
+    ]
+    return [logs[number] for number in sorted(range(len(logs)), key=places.__getitem__)]
 
 
 def _expanded(path: str | Path) -> Path:

@@ -93,6 +93,10 @@ class Source:
     """Whether its arms' names were chosen, by a grid or a script, and not made from methods and parameters."""
     task_id: str | None = None
     """What a log and its retries share."""
+    grid: str | None = None
+    """The grid that it is a cell of."""
+    position: int | None = None
+    """Where the cell stands in the grid, from 0."""
 
 
 @dataclass(frozen=True)
