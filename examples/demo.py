@@ -30,7 +30,8 @@ from model_adapters.steering import Steering
 from steer_tasks.analysis.record import Record
 from steer_tasks.answers import is_answered, parse_answer
 from steer_tasks.options import score_options
-from steer_tasks.protocols import Protocol, load_protocol
+from steer_tasks.protocol import Protocol
+from steer_tasks.protocols import load_protocol
 from steer_tasks.questions import Question, load_questions
 
 BEHAVIOR = "funny"

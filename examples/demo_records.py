@@ -14,7 +14,7 @@ from steer_tasks.analysis.export import export_records
 from steer_tasks.analysis.proof import doses
 from steer_tasks.analysis.record import Log, Message, Record, Source
 from steer_tasks.answers import is_answered, is_right, parse_answer
-from steer_tasks.protocols import Protocol
+from steer_tasks.protocol import Protocol
 from steer_tasks.questions import Question, QuestionSet
 
 FOLDER = Path("logs") / "demo"

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 from model_adapters.errors import SteerError
 from model_adapters.steering import SystemPrompt
 from steer_tasks.arms import Arm, build_arm, pairs
-from steer_tasks.protocols import Protocol
+from steer_tasks.protocol import Protocol
 
 METHOD = {"method": True}
 

@@ -22,7 +22,7 @@ from model_adapters.identity import digest
 from steer_tasks.arm_parameters import ArmRequest
 from steer_tasks.arms import NO_BEHAVIOR, Arm
 from steer_tasks.open_ended import open_ended_digest, open_prompts
-from steer_tasks.protocols import Form, Protocol
+from steer_tasks.protocol import Form, Protocol
 from steer_tasks.questions import Question, QuestionSet, load_questions
 from steer_tasks.solvers import check_judge, steered_api, steered_generate
 

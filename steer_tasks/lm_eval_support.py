@@ -15,7 +15,8 @@ from model_adapters.errors import SteerError
 from model_adapters.harnesses.documents import FIELD, as_chat, messages_of, plain_form, to_field
 from steer_tasks.answers import is_answered, is_right, parse_answer
 from steer_tasks.options import first_of_largest, score_options
-from steer_tasks.protocols import DEFAULT_ARM, FORMS, Form, Protocol, load_protocol
+from steer_tasks.protocol import DEFAULT_ARM, FORMS, Form, Protocol
+from steer_tasks.protocols import load_protocol
 from steer_tasks.questions import Question, load_questions
 
 

@@ -9,7 +9,7 @@ import yaml
 from model_adapters.backend import Sampling
 from model_adapters.errors import SteerError
 from model_adapters.steering import Placement
-from steer_tasks.protocols import DEFAULT_ARM, FORMS, ArmWording, Form, Protocol, Wording
+from steer_tasks.protocol import DEFAULT_ARM, FORMS, ArmWording, Form, Protocol, Wording
 
 _TOP: Mapping[str, Any] = {
     "name": str,

@@ -1,11 +1,9 @@
 """The wording of arXiv:2602.04903, read from a user's clone of its repository and told by digest.
 
-That repository has no licence, so none of its texts are in this package: only the first 16 hexadecimal digits of their
-SHA-256, at commit 34d7fad. No harness.
+That repository has no licence, so none of its texts are in this package, only their digests. No harness.
 """
 
 import ast
-import hashlib
 import importlib.util
 import json
 import os
@@ -15,31 +13,12 @@ from pathlib import Path
 
 from judges.rubric import Rubrics, load_rubrics
 from model_adapters.errors import SteerError
-from steer_tasks.protocols import Protocol
+from steer_tasks.protocol import STUDY_DIGESTS, Protocol, text_digest
 
 STUDY = "STEER_TASKS_STUDY"
 """The environment variable that names the clone."""
 
-DIGESTS = {
-    "instruction": "ba6c1e34ecc4ab63",  # after the options, the two line breaks before it included
-    "system": "904690cdc33da0d3",  # the control's
-    "sentence": "97017744c9765fe4",  # for "be funny"
-    "service": "cfc360b02344906c",  # the client's own default, in the package goodfire 0.3.4 and 0.3.5
-}
-
 _MAY_HOLD = (".py", ".json", ".ipynb")
-
-
-def is_word_for_word(protocol: Protocol) -> bool:
-    """Whether chain-of-thought texts, sentence and, where there is one, the service's message are the study's."""
-    wording = protocol.forms["chain_of_thought"]
-    said = {
-        "instruction": f"\n\n{wording.instruction}",
-        "system": wording.system,
-        "sentence": protocol.prompting.replace("{behavior}", "be funny"),
-        **({"service": protocol.service} if protocol.service else {}),
-    }
-    return all(_digest(text) == DIGESTS[name] for name, text in said.items())
 
 
 def rubrics_of(folder: str | None) -> Rubrics:
@@ -55,7 +34,7 @@ def with_study_texts(protocol: Protocol, clone: Path) -> Protocol:
     """
     if not clone.is_dir():
         raise SteerError(f"{STUDY}={clone} is not a folder; name a clone of the study's repository")
-    needed = {name: digest for name, digest in DIGESTS.items() if name != "service" or protocol.service}
+    needed = {name: digest for name, digest in STUDY_DIGESTS.items() if name != "service" or protocol.service}
     found = _found(clone, needed)
     if missing := [name for name in needed if name not in found]:
         remedy = "pip install goodfire==0.3.5" if missing == ["service"] else "check out commit 34d7fad"
@@ -76,7 +55,7 @@ def _found(clone: Path, needed: dict[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in _files(clone):
         for text in _texts(path):
-            name = by_digest.get(_digest(text.replace("{behavior}", "be funny")))
+            name = by_digest.get(text_digest(text.replace("{behavior}", "be funny")))
             if name:
                 found.setdefault(name, text)
         if len(found) == len(needed):
@@ -118,7 +97,3 @@ def _strings_of_json(value: object) -> Iterator[str]:
     elif isinstance(value, (list, dict)):
         for one in value.values() if isinstance(value, dict) else value:
             yield from _strings_of_json(one)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]

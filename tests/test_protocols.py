@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from model_adapters.backend import Message
 from model_adapters.errors import SteerError
 from model_adapters.harnesses.documents import FIELD, messages_of, plain_form, to_field
-from steer_tasks.protocols import FORMS, load_protocol, protocol_names
+from steer_tasks.protocol import FORMS
+from steer_tasks.protocols import load_protocol, protocol_names
 
 OPTIONS = ("1", "2", "four", "5")
 

@@ -8,9 +8,9 @@ import pytest
 
 from judges.rubric import load_rubrics
 from model_adapters.errors import SteerError
-from steer_tasks import study
+from steer_tasks.protocol import STUDY_DIGESTS
 from steer_tasks.protocols import load_protocol
-from steer_tasks.study import DIGESTS, STUDY, is_word_for_word, rubrics_of
+from steer_tasks.study import STUDY, rubrics_of
 
 CLONE = os.environ.get(STUDY)
 """Read before the tests' own environment takes it away."""
@@ -30,8 +30,8 @@ def sha(text):
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
     """A folder with the four texts in code and JSON, and their digests as the known ones."""
-    known = {name: sha(text.replace("{behavior}", "be funny")) for name, text in TEXTS.items()}
-    monkeypatch.setattr(study, "DIGESTS", known)
+    for name, text in TEXTS.items():
+        monkeypatch.setitem(STUDY_DIGESTS, name, sha(text.replace("{behavior}", "be funny")))
     folder = tmp_path / "clone"
     (folder / "code").mkdir(parents=True)
     code = 'raise SystemExit\n\ndef build(x):\n    i = ("\\n\\nThink aloud.\\n"\n         "Then answer.")\n'
@@ -57,7 +57,7 @@ def test_the_studys_texts_take_the_place_of_ours(clone):
 def test_without_a_clone_the_wording_is_ours(monkeypatch):
     """The package's own texts are said to be reworded."""
     monkeypatch.delenv(STUDY, raising=False)
-    assert not is_word_for_word(load_protocol("as_run"))
+    assert load_protocol("as_run").wording == "reworded"
     assert load_protocol("as_run").provenance()["wording"] == "reworded"
 
 
@@ -93,7 +93,7 @@ def test_a_given_file_is_told_by_its_digests(clone, tmp_path, monkeypatch):
 def test_the_real_clone_is_word_for_word(monkeypatch):
     """With a real clone, protocols and rubrics are the study's by digest, and those of this page are its digests."""
     monkeypatch.setenv(STUDY, str(CLONE))
-    assert DIGESTS["instruction"] == sha("\n\n" + load_protocol("isolated").forms["chain_of_thought"].instruction)
+    assert STUDY_DIGESTS["instruction"] == sha("\n\n" + load_protocol("isolated").forms["chain_of_thought"].instruction)
     assert load_protocol("as_run").wording == "word for word"
     assert rubrics_of(None).coherence.wording == "word for word"
 

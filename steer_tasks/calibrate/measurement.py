@@ -15,7 +15,7 @@ from steer_tasks.calibrate.judging import Judging
 from steer_tasks.calibrate.material import Half, Pair, Prompt
 from steer_tasks.calibrate.outcomes import Outcome
 from steer_tasks.options import score_options
-from steer_tasks.protocols import LETTERS, Protocol
+from steer_tasks.protocol import LETTERS, Protocol
 from steer_tasks.questions import Question
 
 Scored = dict[str, dict[str, float | None]]

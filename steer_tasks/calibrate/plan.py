@@ -10,7 +10,8 @@ from steer_tasks.calibrate.material import Half, Material, load_material
 from steer_tasks.calibrate.outcomes import LOSSES, Outcome, check_judged
 from steer_tasks.calibrate.sized import RANGES, Method
 from steer_tasks.calibrate.trace import Point
-from steer_tasks.protocols import Protocol, load_protocol
+from steer_tasks.protocol import Protocol
+from steer_tasks.protocols import load_protocol
 from steer_tasks.study import rubrics_of
 
 PAIRS = 4
