@@ -11,7 +11,8 @@ from typing import Any, get_type_hints
 
 from model_adapters.errors import SteerError
 from model_adapters.steering import SystemPrompt
-from steer_tasks.arms import Arm, build_arm, pairs
+from steer_tasks.arms import Arm, build_arm
+from steer_tasks.parameters import hosted_parameters
 from steer_tasks.protocol import Protocol
 
 METHOD = {"method": True}
@@ -59,7 +60,7 @@ class ArmRequest:
         if self.method == "prompt" and self.steering is None:
             named["text"] = protocol.prompting if self.text is None else self.text
             named["placement"] = protocol.placement if self.placement is None else self.placement
-        given = {**named, **pairs(self.parameters)}
+        given = {**named, **hosted_parameters(self.parameters)}
         return {name: value for name, value in given.items() if value is not None}
 
     def sentence(self, protocol: Protocol) -> SystemPrompt | None:

@@ -4,7 +4,6 @@ May import model_adapters; no harness, no torch.
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -171,25 +170,3 @@ def _frozen_arm(file: Path) -> Arm:
         return Arm(None, file)
     # Marks the samples, so that they pair with those of a run that prepared the same; nothing is made from it.
     return Arm(None, file, {slug: Behavior(slug, str(found.get("text", slug)), "")})
-
-
-def pairs(given: Mapping[str, object] | Sequence[str] | str | None) -> dict[str, object]:
-    """Parameters by name from a mapping, `name=value` texts, or one text of them with commas or semicolons between."""
-    if given is None:
-        return {}
-    if isinstance(given, Mapping):
-        return {str(name): value for name, value in given.items()}
-    if isinstance(given, str) and given.lstrip().startswith("{"):
-        try:
-            found = json.loads(given)
-        except ValueError as problem:
-            raise SteerError(f"parameters={given!r} isn't JSON ({problem}); write name=value") from problem
-        return pairs(found)
-    texts = given.replace(";", ",").split(",") if isinstance(given, str) else given
-    found = {}
-    for text in texts:
-        name, equals, value = str(text).partition("=")
-        if not name.strip() or not equals:
-            raise SteerError(f"parameters: {text!r} is not name=value")
-        found[name.strip()] = value.strip()
-    return found

@@ -12,7 +12,8 @@ from model_adapters.harnesses.inspect_spec import KEY, Spec, spec_of
 from model_adapters.harnesses.once import Once
 from model_adapters.identity import digest
 from model_adapters.steering import Placement, Steering, SystemPrompt
-from steer_tasks.arms import NO_BEHAVIOR, build_arm, pairs
+from steer_tasks.arms import NO_BEHAVIOR, build_arm
+from steer_tasks.parameters import hosted_parameters
 from steer_tasks.turns import Turns
 
 
@@ -39,7 +40,7 @@ def steered_generate(
     """
     arm = build_arm(
         method,
-        pairs(parameters),
+        hosted_parameters(parameters),
         behavior=behavior,
         steering=steering,
         draw=draw,

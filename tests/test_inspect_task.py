@@ -37,11 +37,11 @@ from model_adapters.methods.prompt import SimplePrompt
 from model_adapters.steering import CONTROL, AddVector, Steering, SystemPrompt
 from model_adapters.steering_file import save_steering
 from steer_tasks.analysis.clustered import clustered_variance
-from steer_tasks.arms import pairs
 from steer_tasks.behavior import behavior
 from steer_tasks.coherence import coherence
 from steer_tasks.lm_eval_support import document
 from steer_tasks.mmlu_171 import mmlu_171
+from steer_tasks.parameters import hosted_parameters
 from steer_tasks.protocols import load_protocol
 from steer_tasks.questions import load_questions
 from steer_tasks.scorers import accuracy, answered, two_way_stderr
@@ -241,7 +241,7 @@ def test_a_model_that_does_not_steer_is_refused_before_it_generates(tmp_path):
         ({"protocol": "isolatd"}, "did you mean 'isolated'"),
         ({"questions": "absent.json"}, "absent.json"),
         ({"draw": -1}, "draw=-1"),
-        ({"parameters": "warmth"}, "not name=value"),
+        ({"parameters": "warmth"}, "write it as NAME=VALUE"),
     ],
 )
 def test_what_can_be_known_is_checked_while_the_task_is_made(arguments, line):
@@ -280,8 +280,15 @@ def test_nothing_is_written_for_what_is_refused(empty_cache, tmp_path):
 @pytest.mark.parametrize("given", [{"a": 1, "b": "x"}, '{"a": 1, "b": "x"}', ["a=1", "b=x"], "a=1,b=x", "a=1; b=x"])
 def test_parameters_come_in_every_form_that_a_command_line_makes(given):
     """An object, its JSON, a list of pairs, and one text of pairs mean the same."""
-    assert {name: str(value) for name, value in pairs(given).items()} == {"a": "1", "b": "x"}
-    assert pairs(None) == {}
+    assert {name: str(value) for name, value in hosted_parameters(given).items()} == {"a": "1", "b": "x"}
+    assert hosted_parameters(None) == {}
+
+
+@pytest.mark.parametrize("given", ["a=1,a=2", ["a=1", " a=2"], "a=1;b", "a=1,=2", "{a: 1}"])
+def test_parameters_that_say_two_things_or_nothing_are_refused(given):
+    """A name given twice, a word without name or sign, and broken JSON are refused."""
+    with pytest.raises(SteerError, match="parameters"):
+        hosted_parameters(given)
 
 
 # The solver
