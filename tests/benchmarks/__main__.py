@@ -32,12 +32,15 @@ def main(names: list[str]) -> None:
     """Measure the parts of these names, or all."""
     if unknown := [name for name in names if name not in PARTS]:
         sys.exit(f"no part {unknown[0]!r}; there are {', '.join(PARTS)}")
-    began = time.monotonic()
     print(f"embedded model, bfloat16; {machine()}\n\n{HEAD}", flush=True)
+    minutes: dict[str, float] = {}
     for name in names or PARTS:
+        began = time.monotonic()
         for line in PARTS[name]():
             print(line, flush=True)
-    print(f"\n{(time.monotonic() - began) / 60:.0f} minutes in all")
+        minutes[name] = (time.monotonic() - began) / 60
+    parts = ", ".join(f"{name} {taken:.1f}" for name, taken in minutes.items())
+    print(f"\n{sum(minutes.values()):.0f} minutes in all: {parts}")
 
 
 if __name__ == "__main__":

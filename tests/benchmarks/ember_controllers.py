@@ -15,7 +15,7 @@ from model_adapters.steering import EditFeatures, FeatureEdit, Steering
 from tests.benchmarks.bars import Bar, Line
 from tests.benchmarks.pairs import paired, timed
 
-REQUESTS, CONTROLLERS, TOKENS, PAIRS = 32, 8, 32, 9
+REQUESTS, CONTROLLERS, TOKENS, PAIRS = 32, 8, 32, 7
 
 
 def steering(number: int) -> Steering:
