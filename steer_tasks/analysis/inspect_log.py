@@ -1,8 +1,8 @@
-"""Reads the Inspect logs of our tasks, some samples at a time. Imports inspect_ai."""
+"""Reads Inspect logs of steered models, some samples at a time. Imports inspect_ai."""
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,17 @@ from inspect_ai.log import (
     read_eval_log_sample_summaries,
     read_eval_log_samples_by_id,
 )
-from inspect_ai.scorer import Score
 
 from model_adapters.errors import SteerError
 from steer_tasks.analysis.arm_names import WORDING, ArmFacts
+from steer_tasks.analysis.inspect_foreign import foreign_about, foreign_metadata
+from steer_tasks.analysis.inspect_scores import foreign_scores, foreign_signals, judges_of, own_scores, own_signals
 from steer_tasks.analysis.proof import doses, messages_of
 from steer_tasks.analysis.record import Log, Record, Source
 from steer_tasks.arms import NO_BEHAVIOR
 
 TASKS = ("behavior", "coherence", "mmlu_171")
-"""The tasks whose logs are read."""
-
-SCORERS = {"accuracy": "accuracy", "answered": "answered", "behavior": "behavior_score", "coherence": "coherence_score"}
-"""Scorers by the field of a record that they fill."""
+"""Our tasks; the logs of others are read where one of our providers answered."""
 
 _BATCH = 256
 """Samples held at once."""
@@ -44,40 +42,62 @@ class _Run:
     arm: Mapping[str, Any]
     question_set: str | None
     protocol: str | None
+    about: Mapping[str, Any] | None = None
+    """What stands for the samples' metadata in somebody else's task; None in ours."""
 
 
 def read_inspect(path: Path) -> Log:
-    """The records of one log, a sample each. Raises SteerError for a log that can't be read or is of another task.
+    """The records of one log, a sample each.
 
     A log that was cancelled or whose run was killed gives what it has; a remark says how much that is. A sample that
-    failed is a record without scores, with the reason.
+    failed is a record without scores, with the reason. Raises SteerError for a log that can't be read, and for one of
+    somebody else's task on a model that isn't one of ours, or under several steerings.
     """
     try:
         header = read_eval_log(str(path), header_only=True)
     except Exception as problem:  # what a broken file raises depends on its format and on Inspect's release
         raise _unreadable(path, problem) from problem
-    task = header.eval.task.rpartition("/")[2]
-    metadata = header.eval.metadata or {}
-    if task not in TASKS or not {"arm", "questions", "protocol"} <= metadata.keys():
-        raise SteerError(f"{path} is the log of the task {header.eval.task}; those of {', '.join(TASKS)} are read")
-    run = _run(path, header, metadata)
     held: dict[str, str] = {}
     judges: dict[str, None] = {}
-    rescored: dict[str, None] = {}
+    remarked: dict[str, None] = {}
     identity: Mapping[str, Any] = {}
     records = []
     try:
-        for sample in _samples(path, header):
-            records.append(_record(run, sample, held, rescored))
+        metadata, samples = _with_metadata(path, header, remarked)
+        run = _run(path, header, metadata)
+        for sample in samples:
+            records.append(_record(run, sample, held, remarked))
             identity = identity or _report(sample).get("model") or {}
-            judges |= dict.fromkeys(_judges(sample))
+            judges |= dict.fromkeys(judges_of(sample))
+    except SteerError:
+        raise
     except Exception as problem:
         raise _unreadable(path, problem) from problem
-    remarks = [*_unfinished(header, len(records)), *rescored]
+    remarks = [*_unfinished(header, len(records)), *remarked]
     if len(judges) > 1:
         remarks.append(f"several judges scored it: {', '.join(judges)}")
     source = _source(run, header, metadata, next(iter(judges), None), remarks)
     return Log(replace(source, identity=identity), tuple(records))
+
+
+def _is_ours(header: EvalLog, metadata: Mapping[str, Any]) -> bool:
+    named = header.eval.task.rpartition("/")[2] in TASKS
+    return named and {"arm", "questions", "protocol"} <= metadata.keys()
+
+
+def _with_metadata(
+    path: Path, header: EvalLog, remarked: dict[str, None]
+) -> tuple[Mapping[str, Any], Iterator[EvalSample]]:
+    """What the log says of its run, and its samples; of somebody else's task it is the first report that says it."""
+    samples, metadata = _samples(path, header), header.eval.metadata or {}
+    if _is_ours(header, metadata):
+        return metadata, samples
+    seen, steer = [], {}
+    for sample in samples:
+        seen.append(sample)
+        if steer := _report(sample):
+            break
+    return foreign_metadata(path, header, steer, remarked), chain(seen, samples)
 
 
 def _unreadable(path: Path, problem: Exception) -> SteerError:
@@ -103,7 +123,8 @@ def _run(path: Path, header: EvalLog, metadata: Mapping[str, Any]) -> _Run:
         swept=grid.get("swept"),
         file=arm.get("steering"),
     )
-    return _Run(str(path), spec.model, facts, arm, metadata["questions"].get("name"), protocol)
+    about = foreign_about(arm) if not _is_ours(header, header.eval.metadata or {}) else None
+    return _Run(str(path), spec.model, facts, arm, metadata["questions"].get("name"), protocol, about)
 
 
 def _source(run: _Run, header: EvalLog, metadata: Mapping[str, Any], judge: str | None, remarks: list[str]) -> Source:
@@ -157,14 +178,17 @@ def _batch(path: Path, keys: list[tuple[int | str, int]]) -> list[EvalSample]:
         return [one for key in keys for one in _batch(path, [key])] if len(keys) > 1 else []
 
 
-def _record(run: _Run, sample: EvalSample, held: dict[str, str], rescored: dict[str, None]) -> Record:
-    """One sample as a record; `held` shares equal texts between records, `rescored` collects remarks."""
-    about, steer = sample.metadata, _report(sample)
+def _record(run: _Run, sample: EvalSample, held: dict[str, str], remarked: dict[str, None]) -> Record:
+    """One sample as a record; `held` shares equal texts between records, `remarked` collects remarks."""
+    about, steer = sample.metadata if run.about is None else run.about, _report(sample)
     steering, proof = about.get("steering") or {}, steer.get("proof") or {}
     missing: dict[str, str] = {}
-    scores = {field: _score(sample, name, field, missing, rescored) for name, field in SCORERS.items()}
-    signals, reasons = _signals(sample)
+    scores = (own_scores if run.about is None else foreign_scores)(sample, missing, remarked)
+    signals, reasons = (own_signals if run.about is None else foreign_signals)(sample)
     identity = steer.get("model") or {}
+    if run.about is not None and steer and steer["fingerprint"] != run.about["fingerprint"]:
+        ran = f"{run.about['fingerprint']} and {steer['fingerprint']}"
+        raise SteerError(f"{run.path} holds answers under the steerings {ran}; give each a run of its own")
     frozen = run.arm.get("frozen") or {}
     prompts = steering.get("prompts")
     return Record(
@@ -196,7 +220,7 @@ def _record(run: _Run, sample: EvalSample, held: dict[str, str], rescored: dict[
     )
 
 
-def _report(sample: EvalSample) -> Mapping[str, Any]:
+def _report(sample: EvalSample) -> dict[str, Any]:
     """What our provider reported on the answer; empty where nothing was answered."""
     return (sample.output.metadata or {}).get("steer") or {}
 
@@ -221,70 +245,3 @@ def _prompted_by(run: _Run, prompts: object) -> str | None:
         return None
     asks = run.facts.prompting or run.arm.get("prompting") is None
     return "arm" if asks else "protocol"
-
-
-def _score(
-    sample: EvalSample, name: str, field: str, missing: dict[str, str], rescored: dict[str, None]
-) -> float | None:
-    """A scorer's number, the latest where a sample was scored again; a reason in `missing` where there is none."""
-    found = _named(sample, name)
-    if len(found) > 1:
-        rescored.setdefault(f"{name} was scored {len(found)} times; the last, {found[-1][0]}, counts")
-    if not found:
-        missing[field] = _why_unscored(sample, name)
-        return None
-    score = found[-1][1]
-    value = score.value
-    if isinstance(value, bool | int | float) and math.isfinite(value):
-        return float(value)
-    missing[field] = _why_missing(score)
-    return None
-
-
-def _named(sample: EvalSample, name: str) -> list[tuple[str, Score]]:
-    """The scores of one scorer, `coherence`, `coherence1` and so on, in the order in which they were made."""
-    found = []
-    for key, score in (sample.scores or {}).items():
-        plain = key.rpartition("/")[2]
-        rest = plain.removeprefix(name)
-        if plain.startswith(name) and (not rest or rest.isdigit()):
-            found.append((int(rest or 0), plain, score))
-    return [(plain, score) for _, plain, score in sorted(found, key=lambda one: one[0])]
-
-
-def _why_unscored(sample: EvalSample, name: str) -> str:
-    if sample.error is not None:
-        lines = sample.error.message.strip().splitlines() or ["error"]
-        return f"the sample failed: {lines[-1][:200]}"
-    if sample.limit is not None:
-        return f"the sample was stopped by its limit ({sample.limit.type})"
-    if name in ("behavior", "coherence"):
-        return "no judge scored it"
-    return "the task doesn't score it" if sample.scores else "the log was never scored"
-
-
-def _why_missing(score: Score) -> str:
-    about = score.metadata or {}
-    parts = [str(part) for part in (score.reason, about.get("problem")) if part]
-    return ": ".join(dict.fromkeys(parts)) or "the scorer gave no number"
-
-
-def _signals(sample: EvalSample) -> tuple[dict[str, float | None], dict[str, str]]:
-    found = _named(sample, "signals")
-    if not found:
-        return {}, {}
-    score = found[-1][1]
-    values = score.value if isinstance(score.value, dict) else {}
-    given = (score.metadata or {}).get("reasons") or {}
-    signals = {
-        str(name): float(value) if isinstance(value, bool | int | float) and math.isfinite(value) else None
-        for name, value in values.items()
-    }
-    return signals, {
-        name: str(given.get(name, "the scorer gave no number")) for name, value in signals.items() if value is None
-    }
-
-
-def _judges(sample: EvalSample) -> list[str]:
-    latest = [found[-1][1] for name in ("behavior", "coherence") if (found := _named(sample, name))]
-    return [str(judge) for score in latest if (judge := (score.metadata or {}).get("judge"))]

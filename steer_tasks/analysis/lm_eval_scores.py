@@ -9,6 +9,9 @@ from judges.signals import SIGNALS
 from steer_tasks.analysis.lm_eval_proofs import Proofs
 from steer_tasks.answers import is_answered, is_right, parse_answer
 
+RIGHT = ("acc", "exact_match")
+"""lm-eval's own scores that are an accuracy; of several the first."""
+
 JUDGED = {"behavior": "behavior_score", "coherence": "coherence_score"}
 """Scores by a judge, by the field of a record that they fill."""
 
@@ -24,7 +27,8 @@ def scores_of(
     """The scores of one answer: lm-eval's own for the first, and what its text says for the repeats of our tasks."""
     letter = document.get("letter")
     if index == 0:
-        scores = {"accuracy": _number(sample.get("acc")), "answered": _number(sample.get("answered"))}
+        right = next((sample[name] for name in RIGHT if name in sample), None)
+        scores = {"accuracy": _number(right), "answered": _number(sample.get("answered"))}
     elif ours and text is not None and isinstance(letter, str):
         said = parse_answer(text)
         scores = {"accuracy": float(is_right(said, letter)), "answered": float(is_answered(said))}
