@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import nct, t
 
 from model_adapters.errors import SteerError
+from steer_tasks.analysis.called import call
 from steer_tasks.analysis.conclude import conclude
 from tests.record_strategies import record
 
@@ -83,6 +84,20 @@ def test_two_targets_and_where_they_disagree():
     turned = conclude(records, target="fixed")
     assert one(turned.effects, outcome="coherence_score") == other
     assert turned.other_target == (chosen,)
+
+
+def test_targets_disagree_where_only_one_finds_the_change_reliably():
+    """A change that is significant under both targets, but lies below what one of them finds reliably, is no verdict
+    there and one under the other: that is a disagreement, and both are shown."""
+    records = []
+    for gain, behavior in zip((16, 12, 8, 6, 2, 2), ("funny", "concise", "formal", "kind", "dry", "warm"), strict=True):
+        records += answers("control", [2] * 20, behavior, "coherence_score")
+        scores = [3 if (7 * place + gain) % 20 < gain else 2 for place in range(20)]
+        records += answers("caa", scores, behavior, "coherence_score")
+    findings = conclude(records)
+    chosen, (other,) = one(findings.effects, outcome="coherence_score"), findings.other_target
+    assert max(chosen.p_adjusted, other.p_adjusted) < 0.05
+    assert (call(chosen), call(other)) == ("small", "more")
 
 
 def test_families_are_declared_and_adjusted():

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from steer_tasks.analysis.called import call
 from steer_tasks.analysis.examples import examples
 from steer_tasks.analysis.findings import Effect, Findings, Mean
 from steer_tasks.analysis.page import ModelPage, model_page
 from steer_tasks.analysis.record import Log
 from steer_tasks.analysis.render import cell, html, markdown
 from steer_tasks.analysis.tables import Row, Table
-from steer_tasks.analysis.verdict import call, verdicts
+from steer_tasks.analysis.verdict import verdicts
 from tests import report_cases as cases
 from tests.report_html import cells_of, read
 
