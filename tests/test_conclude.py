@@ -223,6 +223,27 @@ def test_excess_is_over_the_placebos_that_fit():
     assert found["wrong",].estimate.value == pytest.approx(-1)
 
 
+@pytest.mark.parametrize("draws", [1, 3])
+def test_p_and_interval_of_an_excess_agree_where_behaviors_are_skewed(draws):
+    """Zero lies inside the interval of what an arm does beyond its placebos exactly where p is 0.05 or more."""
+    inside = []
+    for seed in range(36, 48):
+        drawn, records = np.random.default_rng(seed), []
+        for behavior in ("funny", "concise", "kind", "formal", "dry", "warm"):
+            effect = drawn.exponential(1) * drawn.choice([-1, 1], p=[0.2, 0.8])
+            control = drawn.integers(2, 4, 12)
+            treated = np.clip(control + np.round(effect + drawn.normal(0, 0.7, 12)), 1, 5)
+            records += answers("control", control.tolist(), behavior, "coherence_score")
+            records += answers("caa", treated.tolist(), behavior, "coherence_score")
+            for draw in range(draws):
+                pushed = np.clip(control + drawn.integers(-1, 2, 12), 1, 5).tolist()
+                records += answers("rv", pushed, behavior, "coherence_score", method="random_vector", draw=draw)
+        (found,) = conclude(records).excess
+        assert (found.estimate.low <= 0 <= found.estimate.high) == (found.p >= 0.05), seed
+        inside.append(found.p >= 0.05)
+    assert set(inside) == {True, False}
+
+
 def test_a_placebo_without_behavior_stands_beside_every_behavior():
     """Random vectors that were run once for all behaviors are taken off each behavior's effect."""
     records = answers("control", [1] * 12, None)

@@ -12,8 +12,8 @@ Called = Literal["more", "less", "small", "unclear"]
 def call(effect: Effect) -> Called:
     """Whether an effect is a change.
 
-    It is where its interval excludes zero, its adjusted p-value lies below the level, and it isn't smaller than what the
-    design finds reliably.
+    It is where its interval excludes zero, its adjusted p-value lies below the level, and it isn't smaller than what
+    the design finds reliably.
     """
     low, high = effect.estimate.low, effect.estimate.high
     p = effect.p if effect.p_adjusted is None else effect.p_adjusted

@@ -195,7 +195,7 @@ def excess(findings: Findings) -> Table | None:
         rows.append(Row((one.arm, outcome(one.outcome).label, *told, listed(one.placebos)), one.arm))
     if not rows:
         return None
-    note = "The arm's change minus that of its placebos, over the placebos' draws."
+    note = "The arm's change minus that of its placebos, over the placebos' draws. p isn't adjusted."
     head = ("arm", "outcome", "beyond placebos", "interval", "p", "placebos")
     return Table("Beyond placebos", head, tuple(rows), note, frozenset({1}), frozenset({5}))
 
