@@ -269,7 +269,22 @@ def test_constant_scores_have_no_test():
     assert (found.p, found.p_adjusted) == (1, 1)
     assert findings.equivalence[0].verdict == "not decidable"
     assert findings.equivalence[0].upper == pytest.approx(1 - 0.05 ** (1 / 30))
-    assert any("no variation" in said for said in findings.remarks)
+    said = "The change in accuracy of caa has no standard error (clustered by question: no variation, rule of three)."
+    assert said in findings.remarks
+
+
+def test_remarks_name_outcomes_as_the_report_does():
+    """Outcomes of one fate stand in one remark, under the report's own words for them and not a record's."""
+    scores = {"accuracy": 1.0, "answered": 1.0, "behavior_score": None, "coherence_score": None}
+    silent = dict.fromkeys(("behavior_score", "coherence_score"), "no judge scored it")
+    records = [
+        record(arm=arm, method=arm, question=f"q{place}", missing=silent, **scores)
+        for arm in ("control", "caa", "prompt")
+        for place in range(12)
+    ]
+    said = conclude(records).remarks
+    assert "No answer has a score of behavior or coherence, so nothing is concluded from them." in said
+    assert any(one.startswith("The change in accuracy and answered of caa and prompt has no standard") for one in said)
 
 
 def test_one_arm_only():
@@ -293,7 +308,7 @@ def test_all_scores_missing():
     findings = conclude([*answers("control", [None] * 3), *answers("caa", [None] * 3)])
     assert (findings.effects, findings.equivalence) == ((), ())
     assert [(m.estimate, m.missing, m.reasons) for m in findings.means] == [(None, 3, {"judge was silent": 3})] * 2
-    assert "Every accuracy is missing, so nothing is concluded from it." in findings.remarks
+    assert "No answer has a score of accuracy, so nothing is concluded from it." in findings.remarks
 
 
 def test_two_questions():

@@ -318,6 +318,21 @@ def test_examples_are_the_largest_changes() -> None:
     assert found[0].steered.scores == "behavior 5 · coherence 5 · accuracy 1"
 
 
+def test_examples_stand_beside_a_control_without_behaviors() -> None:
+    """Where the control was run once for all behaviors, its answer to the question stands beside each arm's."""
+    control = replace(cases.record("control", "", "a"), behavior=None, behavior_score=None)
+    held = [control, cases.record("prompt", "funny", "a", behavior_score=4.0, coherence_score=3.0)]
+    (found,) = examples(cases.findings(arms=("control", "prompt")), held)
+    assert (found.kind, found.control.start, found.change) == ("best", "control says a", "−2.00")
+
+
+def test_a_verdict_without_any_variation_gives_the_reason() -> None:
+    """Where no difference differs from another, that is why nothing is said of what the design could detect."""
+    unvaried = replace(cases.effect("prompt", 0), estimate=cases.estimate(0.0, 0.4), detectable=None, p_adjusted=1.0)
+    (one,) = verdicts(cases.findings(effects=(unvaried,)))
+    assert one.bought.endswith("No difference differed from another, so what this design could detect can't be told.")
+
+
 def test_long_answers_fold_and_end() -> None:
     """A long answer is folded after its beginning, and what the page doesn't hold is counted."""
     held = [replace(one, completion="x" * 7000) for one in cases.records()]

@@ -241,7 +241,8 @@ def missing(findings: Findings) -> Table | None:
     if not rows:
         return None
     note = (
-        "Bounds: the change if every missing score, of arm and control, lay at the worst and the best end of its scale."
+        "Bounds: the change if every missing score, of arm and control, lay at the worst and the best end of its "
+        "scale. Answers without a pair are not in them."
     )
     head = ("arm", "outcome", "missing", "bounds of the change", "reasons")
     return Table("Missing scores", head, tuple(rows), note, frozenset({1}), frozenset({4}))

@@ -161,6 +161,8 @@ def _bought(gain: Effect | None) -> str:
 
 def _why_none(effect: Effect) -> str:
     if effect.detectable is None:
+        if effect.estimate.low is not None:
+            return "No difference differed from another, so what this design could detect can't be told."
         return "The design is too small to say what it could detect."
     if call(effect) == "small":
         return f"That is less than the {amount(effect.detectable, effect.outcome)} which this design finds reliably."
@@ -221,7 +223,7 @@ def _sure(findings: Findings, arm: str, known: list[Effect]) -> str:
         if excess.arm == arm and excess.outcome == first.outcome:
             decimals = outcome(excess.outcome).decimals
             beyond = f"{signed(excess.estimate.value, decimals)} {interval(excess.estimate, decimals)}"
-            said += f" Beyond its placebos: {outcome(excess.outcome).label} {beyond}."
+            said += f" Beyond {listed(excess.placebos)}: {outcome(excess.outcome).label} {beyond}."
     return said
 
 
