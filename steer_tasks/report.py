@@ -72,13 +72,14 @@ def run_report(given: argparse.Namespace) -> None:
     logs = read_logs(given.paths)
     extra = _rejoined(given.paths) if given.rejoin else ()
     pages, skipped = pages_of(logs, options)
-    _write(options.out, pages, logs, (*skipped, *_left_out(logs)), extra)
+    # The page comes last, so that a command that fails leaves none.
     if given.export:
         from steer_tasks.analysis.export import export_records
 
         export_records(logs, given.export)
     if given.figures:
         _write_figures(Path(given.figures).expanduser(), pages)
+    _write(options.out, pages, logs, (*skipped, *_left_out(logs)), extra)
     for page in pages:
         print(f"{page.title}")
         for verdict in page.verdicts:
@@ -92,6 +93,10 @@ def _options(given: argparse.Namespace) -> Options:
         raise SteerError(f"--out {given.out}: a report is an .html file, its Markdown beside it, or an .md file")
     if not out.parent.is_dir():
         raise SteerError(f"--out {given.out}: there is no folder {out.parent}; make it first")
+    if given.export:
+        from steer_tasks.analysis.export import check_place
+
+        check_place(given.export)
     if not 0.5 < given.level < 1:
         raise SteerError(f"--level {given.level:g}: a level lies between 0.5 and 1, such as 0.95")
     from steer_tasks.analysis.outcomes import BUDGETS
@@ -102,6 +107,8 @@ def _options(given: argparse.Namespace) -> Options:
 
 def budgets_of(text: str) -> dict[str, float]:
     """`accuracy:0.02,coherence:0.25` as losses by outcome. Raises SteerError for anything else."""
+    from steer_tasks.analysis.outcomes import SCALES
+
     found: dict[str, float] = {}
     for pair in text.split(","):
         name, colon, value = pair.strip().partition(":")
@@ -115,6 +122,8 @@ def budgets_of(text: str) -> dict[str, float]:
             loss = 0.0
         if not 0 < loss < float("inf"):
             raise SteerError(f"--budget {pair}: a loss is a number above 0")
+        if loss > (span := SCALES[_FIELDS[name]].span):
+            raise SteerError(f"--budget {pair}: {name} can't fall by more than {span:g}")
         found[_FIELDS[name]] = loss
     return found
 
@@ -215,6 +224,9 @@ def _write_figures(folder: Path, pages: "Sequence[ModelPage]") -> None:
 def write_together(texts: Mapping[Path, str]) -> None:
     """Write texts to files of one folder, all of them or none. Raises SteerError where one can't be written."""
     first = next(iter(texts))
+    for path in texts:
+        if path.is_dir():
+            raise SteerError(f"can't write {path} (it is a folder); give another place")
     try:
         with tempfile.TemporaryDirectory(dir=first.parent, prefix=f".{first.name}.") as folder:
             for path, text in texts.items():

@@ -51,6 +51,8 @@ def test_a_control_without_behaviors_pairs_with_all_but_behavior_scores():
     assert found.pairs[1].scores("accuracy") == (1.0, 1.0)
     assert found.pairs[1].scores("behavior_score") is None
     assert "don't share behaviors" in found.remarks[0]
+    unscored = paired([plain, caa(behavior="funny", behavior_score=None)])
+    assert unscored.remarks == ()
 
 
 def test_an_arm_without_behavior_pairs_with_the_controls_answers_under_any():

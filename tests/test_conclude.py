@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import nct, t
 
 from model_adapters.errors import SteerError
+from steer_tasks.analysis.called import call
 from steer_tasks.analysis.conclude import conclude
 from tests.record_strategies import record
 
@@ -83,6 +84,20 @@ def test_two_targets_and_where_they_disagree():
     turned = conclude(records, target="fixed")
     assert one(turned.effects, outcome="coherence_score") == other
     assert turned.other_target == (chosen,)
+
+
+def test_targets_disagree_where_only_one_finds_the_change_reliably():
+    """A change that is significant under both targets, but lies below what one of them finds reliably, is no verdict
+    there and one under the other: that is a disagreement, and both are shown."""
+    records = []
+    for gain, behavior in zip((16, 12, 8, 6, 2, 2), ("funny", "concise", "formal", "kind", "dry", "warm"), strict=True):
+        records += answers("control", [2] * 20, behavior, "coherence_score")
+        scores = [3 if (7 * place + gain) % 20 < gain else 2 for place in range(20)]
+        records += answers("caa", scores, behavior, "coherence_score")
+    findings = conclude(records)
+    chosen, (other,) = one(findings.effects, outcome="coherence_score"), findings.other_target
+    assert max(chosen.p_adjusted, other.p_adjusted) < 0.05
+    assert (call(chosen), call(other)) == ("small", "more")
 
 
 def test_families_are_declared_and_adjusted():
@@ -208,6 +223,27 @@ def test_excess_is_over_the_placebos_that_fit():
     assert found["wrong",].estimate.value == pytest.approx(-1)
 
 
+@pytest.mark.parametrize("draws", [1, 3])
+def test_p_and_interval_of_an_excess_agree_where_behaviors_are_skewed(draws):
+    """Zero lies inside the interval of what an arm does beyond its placebos exactly where p is 0.05 or more."""
+    inside = []
+    for seed in range(36, 48):
+        drawn, records = np.random.default_rng(seed), []
+        for behavior in ("funny", "concise", "kind", "formal", "dry", "warm"):
+            effect = drawn.exponential(1) * drawn.choice([-1, 1], p=[0.2, 0.8])
+            control = drawn.integers(2, 4, 12)
+            treated = np.clip(control + np.round(effect + drawn.normal(0, 0.7, 12)), 1, 5)
+            records += answers("control", control.tolist(), behavior, "coherence_score")
+            records += answers("caa", treated.tolist(), behavior, "coherence_score")
+            for draw in range(draws):
+                pushed = np.clip(control + drawn.integers(-1, 2, 12), 1, 5).tolist()
+                records += answers("rv", pushed, behavior, "coherence_score", method="random_vector", draw=draw)
+        (found,) = conclude(records).excess
+        assert (found.estimate.low <= 0 <= found.estimate.high) == (found.p >= 0.05), seed
+        inside.append(found.p >= 0.05)
+    assert set(inside) == {True, False}
+
+
 def test_a_placebo_without_behavior_stands_beside_every_behavior():
     """Random vectors that were run once for all behaviors are taken off each behavior's effect."""
     records = answers("control", [1] * 12, None)
@@ -233,7 +269,22 @@ def test_constant_scores_have_no_test():
     assert (found.p, found.p_adjusted) == (1, 1)
     assert findings.equivalence[0].verdict == "not decidable"
     assert findings.equivalence[0].upper == pytest.approx(1 - 0.05 ** (1 / 30))
-    assert any("no variation" in said for said in findings.remarks)
+    said = "The change in accuracy of caa has no standard error (clustered by question: no variation, rule of three)."
+    assert said in findings.remarks
+
+
+def test_remarks_name_outcomes_as_the_report_does():
+    """Outcomes of one fate stand in one remark, under the report's own words for them and not a record's."""
+    scores = {"accuracy": 1.0, "answered": 1.0, "behavior_score": None, "coherence_score": None}
+    silent = dict.fromkeys(("behavior_score", "coherence_score"), "no judge scored it")
+    records = [
+        record(arm=arm, method=arm, question=f"q{place}", missing=silent, **scores)
+        for arm in ("control", "caa", "prompt")
+        for place in range(12)
+    ]
+    said = conclude(records).remarks
+    assert "No answer has a score of behavior or coherence, so nothing is concluded from them." in said
+    assert any(one.startswith("The change in accuracy and answered of caa and prompt has no standard") for one in said)
 
 
 def test_one_arm_only():
@@ -257,7 +308,7 @@ def test_all_scores_missing():
     findings = conclude([*answers("control", [None] * 3), *answers("caa", [None] * 3)])
     assert (findings.effects, findings.equivalence) == ((), ())
     assert [(m.estimate, m.missing, m.reasons) for m in findings.means] == [(None, 3, {"judge was silent": 3})] * 2
-    assert "Every accuracy is missing, so nothing is concluded from it." in findings.remarks
+    assert "No answer has a score of accuracy, so nothing is concluded from it." in findings.remarks
 
 
 def test_two_questions():

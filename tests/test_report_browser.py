@@ -4,6 +4,7 @@ import base64
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,22 @@ def test_texts_of_figures_stay_inside(browser: Any, page: Path) -> None:
            }).map(text => text.textContent)"""
     )
     assert cut == []
+
+
+def test_a_wide_figure_has_the_pages_width(browser: Any, tmp_path: Path) -> None:
+    """On a desk a map of eight arms is seen whole, without scrolling."""
+    found, arms = cases.findings(), [f"another arm {number}" for number in range(3)]
+    more = tuple(replace(one, arm=arm) for one in found.effects if one.arm == "prompt" for arm in arms)
+    found = replace(found, arms=(*found.arms, *arms), effects=(*found.effects, *more))
+    path = tmp_path / "report.html"
+    path.write_text(html([model_page(found, [cases.log()], "m", 0)], "s", (), ()), encoding="utf-8")
+    opened(browser, path)
+    assert len(browser.find_elements("css selector", "figure.wide")) == 3
+    cut = browser.execute_script(
+        """return [...document.querySelectorAll('figure .scroll')]
+             .filter(one => one.scrollWidth > one.clientWidth).length"""
+    )
+    assert cut == 0
 
 
 @pytest.mark.parametrize("width", [360, 768, 1180])

@@ -250,6 +250,10 @@ def test_no_control_is_refused_with_the_arms(tmp_path: Path) -> None:
         (["--budget", "speed:1"], "write NAME:LOSS with a name of accuracy, answered, coherence"),
         (["--budget", "accuracy:-1"], "a loss is a number above 0"),
         (["--budget", "accuracy:0.1,accuracy:0.2"], "names accuracy twice"),
+        (["--budget", "accuracy:5"], "--budget accuracy:5: accuracy can't fall by more than 1"),
+        (["--export", "records.txt"], "records are exported as .parquet, .csv, .json"),
+        (["--export", "nowhere/records.csv"], "there is no folder nowhere"),
+        (["--figures", f"{__file__}/figures"], "can't be made"),
         (["--level", "95"], "a level lies between 0.5 and 1"),
         (["--compare", "paper"], "the questions are"),
         (["--control", "nobody"], "there is no arm 'nobody'"),
@@ -274,6 +278,12 @@ def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     rows = [row("Control", "funny", number, "", "") for number in range(3)]
     assert steer(study(tmp_path / "none.csv", rows), "--out", tmp_path / "report.html").returncode == 2
     assert (tmp_path / "report.html").read_text() == "kept"
+
+
+def test_a_page_whose_markdown_has_no_place_is_not_written(tmp_path: Path) -> None:
+    """Where one of two files can't be written, because a folder has its name, neither is."""
+    (tmp_path / "report.md").mkdir()
+    assert "report.md (it is a folder)" in refused(tmp_path, small(tmp_path / "small.csv"))
 
 
 def test_the_paper_stands_beside_the_studys_questions(tmp_path: Path) -> None:

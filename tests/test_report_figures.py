@@ -3,16 +3,18 @@
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 
 from steer_tasks.analysis.dose_response import read_sweep
 from steer_tasks.analysis.families import families
-from steer_tasks.analysis.figures.canvas import Drawing
+from steer_tasks.analysis.figures.canvas import Drawing, canvas
 from steer_tasks.analysis.figures.distributions import distribution
 from steer_tasks.analysis.figures.dose import dose_response
 from steer_tasks.analysis.figures.draws import draws
 from steer_tasks.analysis.figures.heatmap import heatmap
+from steer_tasks.analysis.figures.labels import Point, place_labels
 from steer_tasks.analysis.figures.looks import looks_of
 from steer_tasks.analysis.figures.theme import COLOURS, style_sheet
 from steer_tasks.analysis.figures.tradeoff import tradeoff
@@ -84,6 +86,32 @@ def test_tradeoff_tells_each_arm() -> None:
     assert "caa dose=0.6: behavior +1.10, coherence −1.60" in drawing.alt
     assert drawing.alt.endswith("Not beaten by another: prompt, caa dose=0.3, caa dose=0.6.")
     assert "budget 0.25" in texts(drawing)
+
+
+def test_names_of_close_points_do_not_cover_each_other() -> None:
+    """Seven arms almost in one place, with long bars, have names that can all be read."""
+    places = [(0.0, 0.0), (0.2, 0.08), (-0.25, 0.04), (0.15, 0.17), (0.19, -0.38), (0.12, 0.31), (0.06, -0.1)]
+    arms = (
+        "control",
+        "simple prompting",
+        "caa dose=0.1",
+        "caa dose=0.3",
+        "caa dose=0.6",
+        "wrong sign",
+        "random vector",
+    )
+    with canvas(height=330) as drawn:
+        axes = drawn.axes[0]
+        axes.set_xlim(-2.6, 2.6)
+        axes.set_ylim(-2.4, 3)
+        points = [
+            Point(arm, "arm1", x, y, (x - 1.4, x + 1.4), (y - 1.5, y + 1.5))
+            for arm, (x, y) in zip(arms, places, strict=True)
+        ]
+        place_labels(axes, points)
+        boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
+    assert set(boxes) == set(arms)
+    assert [pair for pair in combinations(boxes, 2) if boxes[pair[0]].overlaps(boxes[pair[1]])] == []
 
 
 def test_of_many_arms_the_front_is_named() -> None:

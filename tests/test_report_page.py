@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from steer_tasks.analysis.called import call
 from steer_tasks.analysis.examples import examples
 from steer_tasks.analysis.findings import Effect, Findings, Mean
 from steer_tasks.analysis.page import ModelPage, model_page
 from steer_tasks.analysis.record import Log
 from steer_tasks.analysis.render import cell, html, markdown
 from steer_tasks.analysis.tables import Row, Table
-from steer_tasks.analysis.verdict import call, verdicts
+from steer_tasks.analysis.verdict import verdicts
 from tests import report_cases as cases
 from tests.report_html import cells_of, read
 
@@ -315,6 +316,21 @@ def test_examples_are_the_largest_changes() -> None:
         ("worst", "prompt d", "control d", "−4.00"),
     ]
     assert found[0].steered.scores == "behavior 5 · coherence 5 · accuracy 1"
+
+
+def test_examples_stand_beside_a_control_without_behaviors() -> None:
+    """Where the control was run once for all behaviors, its answer to the question stands beside each arm's."""
+    control = replace(cases.record("control", "", "a"), behavior=None, behavior_score=None)
+    held = [control, cases.record("prompt", "funny", "a", behavior_score=4.0, coherence_score=3.0)]
+    (found,) = examples(cases.findings(arms=("control", "prompt")), held)
+    assert (found.kind, found.control.start, found.change) == ("best", "control says a", "−2.00")
+
+
+def test_a_verdict_without_any_variation_gives_the_reason() -> None:
+    """Where no difference differs from another, that is why nothing is said of what the design could detect."""
+    unvaried = replace(cases.effect("prompt", 0), estimate=cases.estimate(0.0, 0.4), detectable=None, p_adjusted=1.0)
+    (one,) = verdicts(cases.findings(effects=(unvaried,)))
+    assert one.bought.endswith("No difference differed from another, so what this design could detect can't be told.")
 
 
 def test_long_answers_fold_and_end() -> None:

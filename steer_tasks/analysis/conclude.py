@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from model_adapters.errors import SteerError
+from steer_tasks.analysis.called import Called, call
 from steer_tasks.analysis.cells import Numbers, Pairs
 from steer_tasks.analysis.clustered import LEVEL
 from steer_tasks.analysis.draws import draw_variation
@@ -65,7 +66,7 @@ def conclude(
         target=chosen,
         means=study.means(chosen),
         effects=pooled + by_behavior,
-        other_target=_disagreeing(pooled, others, level),
+        other_target=_disagreeing(pooled, others),
         equivalence=study.equivalence(budgets, chosen),
         draws=study.draws(),
         excess=study.excess(chosen),
@@ -173,15 +174,13 @@ def _adjusted(effects: Iterable[Effect | None]) -> tuple[Effect, ...]:
     return tuple(replace(one, p_adjusted=adjusted[place]) for place, one in enumerate(held))
 
 
-def _disagreeing(chosen: Sequence[Effect], others: Sequence[Effect], level: float) -> tuple[Effect, ...]:
-    said = {(one.arm, one.outcome): _direction(one, level) for one in chosen}
-    return tuple(one for one in others if _direction(one, level) != said[one.arm, one.outcome])
+def _disagreeing(chosen: Sequence[Effect], others: Sequence[Effect]) -> tuple[Effect, ...]:
+    said = {(one.arm, one.outcome): _conclusion(one) for one in chosen}
+    return tuple(one for one in others if _conclusion(one) != said[one.arm, one.outcome])
 
 
-def _direction(one: Effect, level: float) -> int:
-    if one.p_adjusted is None or one.p_adjusted >= 1 - level:
-        return 0
-    return 1 if one.estimate.value > 0 else -1
+def _conclusion(one: Effect) -> Called | None:
+    return called if (called := call(one)) in ("more", "less") else None
 
 
 def _check(records: Sequence[Record], target: Target, budgets: Mapping[str, float], level: float) -> None:

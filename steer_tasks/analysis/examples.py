@@ -1,7 +1,7 @@
 """The best and the worst answers of each arm beside their control's, chosen by a rule and not by hand."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from steer_tasks.analysis.findings import Findings
@@ -70,8 +70,7 @@ def examples(findings: Findings, records: Sequence[Record]) -> tuple[Example, ..
             (
                 (change, record.question, record.behavior or "", record.draw, record.sample_index, record, control)
                 for record in answers[arm]
-                if (control := controls.get((*record.pair, record.sample_index)) or controls.get(record.pair))
-                and (change := _change(record, control)) is not None
+                if (control := _beside(record, controls)) and (change := _change(record, control)) is not None
             ),
             key=lambda one: one[:5],
         )
@@ -83,6 +82,14 @@ def examples(findings: Findings, records: Sequence[Record]) -> tuple[Example, ..
         if worst[0] < best[0]:
             found.append(_example("worst", worst[5], worst[6], worst[0]))
     return tuple(found)
+
+
+def _beside(record: Record, controls: Mapping[tuple[object, ...], Record]) -> Record | None:
+    """The control's answer, of the same repeat where there is one; of no behavior where the control was run without."""
+    for pair in (record.pair, ("", record.question)):
+        if found := controls.get((*pair, record.sample_index)) or controls.get(pair):
+            return found
+    return None
 
 
 def _change(record: Record, control: Record) -> float | None:

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from steer_tasks.analysis.cells import Cells, Pairs, over_draws
-from steer_tasks.analysis.clustered import clustered_mean, p_value
+from steer_tasks.analysis.clustered import clustered_mean, p_value, skewed_p_value
 from steer_tasks.analysis.effects import within
 from steer_tasks.analysis.findings import Estimate, Excess, Target
 from steer_tasks.analysis.outcomes import SCALES
@@ -47,10 +47,14 @@ def excess(
     if target == "random" and len(np.unique(at_arm[1])) > 1:
         clusters["behavior"] = at_arm[1].tolist()
     scale = SCALES[outcome]
-    base = clustered_mean(at_arm[0] - at_placebo[0], clusters, level, 2 * scale.span, scale.step)
+    differences = at_arm[0] - at_placebo[0]
+    base = clustered_mean(differences, clusters, level, 2 * scale.span, scale.step)
     means = [float(values[theirs & (draws == draw)].mean()) for draw in np.unique(draws[theirs])]
     estimate = within(_widened(base, means, level), -2 * scale.span, 2 * scale.span)
-    return Excess(arm, tuple(placebos), outcome, estimate, p_value(estimate))
+    p = p_value(estimate)
+    if p is not None and "behavior" in clusters:  # where the interval is longer, so is the test's
+        p = max(p, skewed_p_value(base, differences, at_arm[1]) or 0.0)
+    return Excess(arm, tuple(placebos), outcome, estimate, p)
 
 
 def _placebo_values(others: Sequence[Pairs]) -> tuple[np.ndarray, ...]:
@@ -75,7 +79,7 @@ def _shared(arm: Cells, behavior: np.ndarray, question: np.ndarray) -> tuple[np.
 
 
 def _widened(base: Estimate, means: Sequence[float], level: float) -> Estimate:
-    if base.stderr is None or base.df is None:
+    if base.stderr is None or base.df is None or base.low is None or base.high is None:
         return base
     draws = len(means)
     if draws < 2:
@@ -86,4 +90,6 @@ def _widened(base: Estimate, means: Sequence[float], level: float) -> Estimate:
     reach = float(stdtrit(df, (1 + level) / 2)) * whole**0.5
     method = f"{base.method}, and over {draws} placebo draws"
     clusters = {**base.clusters, "placebo draw": draws}
-    return Estimate(base.value, base.value - reach, base.value + reach, level, whole**0.5, df, method, clusters)
+    # Never shorter than without the placebos' draws, as it is on the long side of skewed behaviors.
+    low, high = min(base.low, base.value - reach), max(base.high, base.value + reach)
+    return Estimate(base.value, low, high, level, whole**0.5, df, method, clusters)

@@ -14,6 +14,9 @@ from steer_tasks.analysis.plain_text import plain_log
 from steer_tasks.analysis.record import Log
 from steer_tasks.analysis.table import COLUMNS, FORMAT, NESTED, described_of, row_of, rows_of
 
+SUFFIXES = (".parquet", ".csv", ".json")
+"""What records are exported as."""
+
 DESCRIBED = "described"
 """The column of a CSV in which the first row of each log describes it."""
 
@@ -36,8 +39,7 @@ def export_records(logs: Sequence[Log], path: str | Path) -> None:
         ".csv": _write_csv,
         ".json": _write_json,
     }
-    if path.suffix not in writers:
-        raise SteerError(f"{path}: records are exported as {', '.join(writers)}; give one of these suffixes")
+    check_place(path)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             made = Path(folder) / path.name
@@ -45,6 +47,17 @@ def export_records(logs: Sequence[Log], path: str | Path) -> None:
             os.replace(made, path)
     except OSError as problem:
         raise SteerError(f"can't write {path} ({problem.strerror or problem}); give another place") from problem
+
+
+def check_place(path: str | Path) -> None:
+    """Raise SteerError for another suffix than `SUFFIXES`, and for a file that can't be there."""
+    path = Path(path).expanduser()
+    if path.suffix not in SUFFIXES:
+        raise SteerError(f"{path}: records are exported as {', '.join(SUFFIXES)}; give one of these suffixes")
+    if not path.parent.is_dir():
+        raise SteerError(f"can't write {path}: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise SteerError(f"can't write {path} (it is a folder); give another place")
 
 
 def _plain(logs: Sequence[Log]) -> list[Log]:

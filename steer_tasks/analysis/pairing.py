@@ -131,7 +131,8 @@ def paired(records: Sequence[Record], control: str | None = None) -> Pairing:
         else:
             pairs.append(Pair(answer, *match))
     arms = dict.fromkeys([chosen, *(record.arm for record in kept)])
-    if any(not pair.shares_behavior for pair in pairs):
+    scored = any(one.behavior_score is not None for one in kept)
+    if scored and any(not pair.shares_behavior for pair in pairs):
         said = f"{chosen} and the other arms don't share behaviors, so behavior scores can't be compared everywhere"
         remarks = (*remarks, said)
     without = _without_answer(chosen, controls, answers)

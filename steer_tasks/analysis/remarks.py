@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from steer_tasks.analysis.findings import Findings, Target
 from steer_tasks.analysis.record import Record
+from steer_tasks.analysis.wording import listed, outcome
 
 FEW_BEHAVIORS = 4
 """Behaviors below which an interval for behaviors like these wasn't simulated."""
@@ -55,25 +56,40 @@ def _about_target(findings: Findings, asked: Target) -> Iterator[str]:
     for one in findings.effects:
         if one.behavior is None and one.target != findings.target:
             found = f"{one.arm} has answers under one behavior or none"
-            yield f"{found}: its {one.outcome} is concluded for these questions alone."
+            yield f"{found}: its {_word(one.outcome)} is concluded for these questions alone."
 
 
 def _about_scores(findings: Findings) -> Iterator[str]:
-    for outcome in dict.fromkeys(one.outcome for one in findings.means):
-        means = [one for one in findings.means if one.outcome == outcome]
-        if not any(one.scored for one in means):
-            yield f"Every {outcome} is missing, so nothing is concluded from it."
-            continue
-        for one in means:
-            if not one.scored:
-                yield f"Every {outcome} of {one.arm} is missing."
+    scored = {one.outcome for one in findings.means if one.scored}
+    if none := dict.fromkeys(_word(one.outcome) for one in findings.means if one.outcome not in scored):
+        it = "it" if len(none) == 1 else "them"
+        yield f"No answer has a score of {listed(list(none), 'or')}, so nothing is concluded from {it}."
+    for field in dict.fromkeys(one.outcome for one in findings.means if one.outcome in scored):
+        means = [one for one in findings.means if one.outcome == field]
+        if none := [one.arm for one in means if not one.scored]:
+            yield f"No answer of {listed(none, 'or')} has a score of {_word(field)}."
         unpaired = {one.arm for one in means if one.scored} - {findings.control}
-        unpaired -= {one.arm for one in findings.effects if one.outcome == outcome}
-        for arm in sorted(unpaired):
-            yield f"No {outcome} of {arm} has one of the control's beside it."
-    for effect in findings.effects:
-        if effect.behavior is None and effect.estimate.stderr is None:
-            yield f"{effect.arm} minus {findings.control} on {effect.outcome}: {effect.estimate.method}."
+        unpaired -= {one.arm for one in findings.effects if one.outcome == field}
+        if unpaired:
+            yield f"No {_word(field)} of {listed(sorted(unpaired), 'or')} has one of the control's beside it."
+    yield from _without_error(findings)
+
+
+def _without_error(findings: Findings) -> Iterator[str]:
+    """Pooled effects without a standard error, and why: arms and outcomes of one reason in one sentence."""
+    arms: dict[tuple[str, str], list[str]] = {}
+    for one in findings.effects:
+        if one.behavior is None and one.estimate.stderr is None:
+            arms.setdefault((one.estimate.method, one.outcome), []).append(one.arm)
+    words: dict[tuple[str, str], list[str]] = {}
+    for (method, field), names in arms.items():
+        words.setdefault((method, listed(names)), []).append(_word(field))
+    for (method, names), fields in words.items():
+        yield f"The change in {listed(fields)} of {names} has no standard error ({method})."
+
+
+def _word(field: str) -> str:
+    return outcome(field).label
 
 
 def _about_families(findings: Findings) -> Iterator[str]:

@@ -195,7 +195,7 @@ def excess(findings: Findings) -> Table | None:
         rows.append(Row((one.arm, outcome(one.outcome).label, *told, listed(one.placebos)), one.arm))
     if not rows:
         return None
-    note = "The arm's change minus that of its placebos, over the placebos' draws."
+    note = "The arm's change minus that of its placebos, over the placebos' draws. p isn't adjusted."
     head = ("arm", "outcome", "beyond placebos", "interval", "p", "placebos")
     return Table("Beyond placebos", head, tuple(rows), note, frozenset({1}), frozenset({5}))
 
@@ -241,7 +241,8 @@ def missing(findings: Findings) -> Table | None:
     if not rows:
         return None
     note = (
-        "Bounds: the change if every missing score, of arm and control, lay at the worst and the best end of its scale."
+        "Bounds: the change if every missing score, of arm and control, lay at the worst and the best end of its "
+        "scale. Answers without a pair are not in them."
     )
     head = ("arm", "outcome", "missing", "bounds of the change", "reasons")
     return Table("Missing scores", head, tuple(rows), note, frozenset({1}), frozenset({4}))

@@ -6,14 +6,13 @@ level, and it isn't smaller than what the design finds reliably. Everything else
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from steer_tasks.analysis.called import Called, call
 from steer_tasks.analysis.findings import Effect, Equivalence, Findings
 from steer_tasks.analysis.pooled import equivalence, measured, pooled, steered
 from steer_tasks.analysis.wording import (
     COSTS,
     GAIN,
-    alpha,
     amount,
     change,
     clusters,
@@ -25,9 +24,6 @@ from steer_tasks.analysis.wording import (
     share,
     signed,
 )
-
-Called = Literal["more", "less", "small", "unclear"]
-"""A change, a change smaller than the design finds reliably, or none that can be told from chance."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +51,6 @@ class Verdict:
     sure: str
     unsaid: tuple[str, ...]
     """What can't be said."""
-
-
-def call(effect: Effect) -> Called:
-    """Whether an effect is a change, by the rule above."""
-    low, high = effect.estimate.low, effect.estimate.high
-    p = effect.p if effect.p_adjusted is None else effect.p_adjusted
-    excluded = low is not None and high is not None and (low > 0 or high < 0)
-    if not excluded or (p is not None and p >= alpha(effect.estimate.level)):
-        return "unclear"
-    if effect.detectable is not None and abs(effect.estimate.value) < effect.detectable:
-        return "small"
-    return "more" if effect.estimate.value > 0 else "less"
 
 
 def verdicts(findings: Findings) -> tuple[Verdict, ...]:
@@ -177,6 +161,8 @@ def _bought(gain: Effect | None) -> str:
 
 def _why_none(effect: Effect) -> str:
     if effect.detectable is None:
+        if effect.estimate.low is not None:
+            return "No difference differed from another, so what this design could detect can't be told."
         return "The design is too small to say what it could detect."
     if call(effect) == "small":
         return f"That is less than the {amount(effect.detectable, effect.outcome)} which this design finds reliably."
@@ -237,7 +223,7 @@ def _sure(findings: Findings, arm: str, known: list[Effect]) -> str:
         if excess.arm == arm and excess.outcome == first.outcome:
             decimals = outcome(excess.outcome).decimals
             beyond = f"{signed(excess.estimate.value, decimals)} {interval(excess.estimate, decimals)}"
-            said += f" Beyond its placebos: {outcome(excess.outcome).label} {beyond}."
+            said += f" Beyond {listed(excess.placebos)}: {outcome(excess.outcome).label} {beyond}."
     return said
 
 

@@ -134,6 +134,6 @@ def counted(number: int, word: str) -> str:
     return f"{number:,} {plural}"
 
 
-def listed(words: Sequence[str]) -> str:
-    """Words joined as prose: `a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+def listed(words: Sequence[str], last: str = "and") -> str:
+    """Words joined as prose: `a`, `a and b`, `a, b and c`; `last` stands before the last one."""
+    return f" {last} ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)

@@ -69,11 +69,11 @@ def _short(name: str) -> str:
 
 
 def _wrapped(name: str) -> str:
-    """An arm's name in lines of about twelve characters, three at most."""
+    """An arm's name in lines of about ten characters, three at most."""
     lines = [""]
     for word in name.split():
-        if lines[-1] and len(lines[-1]) + len(word) >= 12:
+        if lines[-1] and len(lines[-1]) + len(word) >= 10:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
-    shown = [line if len(line) <= 14 else f"{line[:13]}…" for line in lines]
+    shown = [line if len(line) <= 13 else f"{line[:12]}…" for line in lines]
     return "\n".join(shown[:3])

@@ -22,7 +22,16 @@ _PLACES = (
     ((7, -20), "left", "top"),
     ((-7, 20), "right", "bottom"),
     ((-7, -20), "right", "top"),
+    ((7, 35), "left", "bottom"),
+    ((-7, 35), "right", "bottom"),
+    ((7, -35), "left", "top"),
+    ((-7, -35), "right", "top"),
+    ((7, 50), "left", "bottom"),
+    ((-7, -50), "right", "top"),
 )
+
+_NAME = 20
+"""How much worse it is to cover a name than a bar: two names over each other can't be read."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Point:
 def place_labels(axes: "Axes", points: Sequence[Point]) -> None:
     """Write each point's name where it covers the fewest bars, points and other names; the axes' limits are final."""
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]
-    taken = [box for point in points for box in _boxes(axes, point)]
+    taken, names = [box for point in points for box in _boxes(axes, point)], []
     frame = axes.get_window_extent()
     for point in points:
         best = None
@@ -52,6 +61,7 @@ def place_labels(axes: "Axes", points: Sequence[Point]) -> None:
             text.set_in_layout(False)
             box = text.get_window_extent()
             covered = sum(_shared(box, other) for other in taken) + 4 * _outside(box, frame)
+            covered += _NAME * sum(_shared(box, other) for other in names)
             text.remove()
             if best is None or covered < best[0] - 1e-6:
                 best = (covered, offset, sideways, upright, box)
@@ -62,7 +72,7 @@ def place_labels(axes: "Axes", points: Sequence[Point]) -> None:
                 color=stand_in(point.colour), fontsize=SIZE, fontweight="bold",
             )  # fmt: skip
             kept.set_in_layout(False)
-            taken.append(box)
+            names.append(box)
 
 
 def _boxes(axes: "Axes", point: Point) -> "list[Bbox]":
