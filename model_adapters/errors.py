@@ -15,3 +15,7 @@ class Refused(SteerError):
 
 class NotApplied(SteerError):
     """What was applied differs from what was requested; the completion is withheld."""
+
+
+class NotFinite(NotApplied):
+    """A steering made the model's numbers NaN or infinite, so there is no answer and no score."""

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from model_adapters.errors import SteerError
 from model_adapters.steering_file import load_steering
+from steer_tasks.calibrate.arguments import writable
+from steer_tasks.calibrate.outcomes import LOSSES
 from steer_tasks.calibrate.trace import read_trace
 from steer_tasks.cli import main
 from tests.fake_vllm import FakeVllm, listening
@@ -175,6 +178,8 @@ def test_a_second_run_takes_its_answers_from_the_store(tiny, giggle, tmp_path, e
         (["--budget", "margin:1", "--match", "kl=1"], "leave --budget out"),
         (["--budget", "margin:1", "--questions", "3"], "--questions"),
         (["--budget", "margin:1", "-p", "dose=1"], "leave it out"),
+        (["--budget", "margin:1", "--draw", "-1"], "--draw is -1"),
+        (["--budget", "margin:1", "--out", "/dev/null/x"], "can't be made"),
     ],
 )
 def test_what_can_not_be_done_is_one_line_and_exit_code_2(tiny, words, said, capsys):
@@ -185,6 +190,42 @@ def test_what_can_not_be_done_is_one_line_and_exit_code_2(tiny, words, said, cap
     assert captured.out == ""
     assert said in captured.err.splitlines()[-1]
     assert captured.err.splitlines()[-1].startswith("steer: ")
+
+
+@pytest.mark.parametrize("behavior", ["all", "funny,concise", "funny, concise,"])
+def test_several_behaviors_are_calibrated_one_by_one(tiny, behavior, capsys):
+    """A list of behaviors, or all, is refused with what to do."""
+    words = ["--model", tiny, "--method", "caa", "--behavior", behavior, "--budget", "margin:1"]
+    assert main(["calibrate", *words]) == 2
+    assert capsys.readouterr().err == (
+        f"steer: --behavior {behavior}: a calibration is of one behavior; run it once for each\n"
+    )
+
+
+@pytest.mark.parametrize("option", ["--budget", "--behavior", "--judge", "--out", "--doses", "--match"])
+def test_an_option_that_is_given_twice_is_refused(option, capsys):
+    """Of two budgets none is dropped without a word: the command ends with a usage error that names the option."""
+    with pytest.raises(SystemExit) as ended:
+        main(["calibrate", "--model", "m", "--method", "caa", option, "a", option, "b"])
+    assert ended.value.code == 2
+    assert f"{option} is given twice" in capsys.readouterr().err
+
+
+def test_a_folder_that_can_not_be_written_is_refused_before_the_search():
+    """Where a file can't be made, it is said at once and not after the last trial."""
+    if not Path("/proc/self").is_dir():
+        pytest.skip("needs /proc, a folder in which nobody can write")
+    with pytest.raises(SteerError, match="can't be written"):
+        writable("/proc/funny")
+
+
+def test_help_names_every_loss_and_its_unit(capsys):
+    """`steer calibrate --help` lists what a budget can bound, in which unit, and what needs a judge."""
+    with pytest.raises(SystemExit):
+        main(["calibrate", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for loss in LOSSES.values():
+        assert f"{loss.name} ({loss.unit}{', by --judge' if loss.is_judged else ''})" in said
 
 
 def test_a_judge_from_the_command_line_scores_behavior_and_coherence(tiny, tmp_path, capsys):

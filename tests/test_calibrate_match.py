@@ -42,6 +42,28 @@ def test_a_kl_out_of_reach_is_refused_with_what_is_reached():
     assert match_kl(lambda size: size, 0.05, 0.05, 1.6, "caa") == Matched(0.05, 0.05, 0.05, 1)
 
 
+@pytest.mark.parametrize("beyond", [math.inf, math.nan])
+def test_a_kl_that_is_not_finite_is_past_the_target(beyond):
+    """Where the model overflows above a size, the target below it is found all the same."""
+    found = match_kl(lambda size: 2 * size if size < 0.3 else beyond, 0.5, 0.05, 1.6, "caa")
+    assert found.is_near
+    assert found.trials <= MOST + 4
+
+
+def test_a_kl_that_falls_again_is_matched_where_it_first_rises_past_the_target():
+    """A KL with a hump reaches the target on its way up; the sizes behind the hump aren't tried."""
+    tried = []
+
+    def hump(size):
+        tried.append(size)
+        return math.exp(-(math.log(size / 0.3) ** 2))
+
+    found = match_kl(hump, 0.5, 0.05, 1.6, "caa")
+    assert found.is_near
+    assert found.size < 0.3
+    assert max(tried) <= 0.4
+
+
 @pytest.mark.parametrize("text", ["kl", "kl:", "kl=", "kl=0", "kl=-1", "kl=nan", "kl=x", "dose=1", "norm:file"])
 def test_what_is_no_target_is_refused(text):
     """A target is kl:FILE or kl=NUMBER above 0."""
@@ -109,6 +131,7 @@ def test_a_method_without_a_dose_is_scaled(tiny, tmp_path, capsys):
         (["--method", "caa", "--match", "kl=1", "--layers", "9"], "layers 0 to 3"),
         (["--method", "prompt", "--match", "kl=1"], "no size to calibrate"),
         (["--method", "control", "--match", "kl=1"], "no size to calibrate"),
+        (["--method", "caa", "--match", "kl=1", "--dictionary", "nowhere"], "dictionary 'nowhere'"),
         (["--method", "caa", "--method", "caa", "--match", "kl=1"], "named twice"),
         (["--method", "caa", "--match", "kl:no-file.json"], "no such steering file"),
         (["--method", "caa", "-p", "dose=1", "--match", "kl=1"], "leave it out"),

@@ -35,21 +35,21 @@ def test_an_active_budget_is_reached_to_within_the_tolerance_from_below():
 
 def test_an_inactive_budget_leaves_the_peak():
     """Where no budget is in the way, the size found is within 5% of the objective's peak."""
-    done = search(lambda layer, size: -(math.log(size / 0.33) ** 2), lambda layer, size: -0.5)
+    done = search(lambda layer, size: 1 - (math.log(size / 0.33) ** 2), lambda layer, size: -0.5)
     _, size = done.run([None], 0.05, 1.6)
     assert size == pytest.approx(0.33, rel=TOLERANCE)
 
 
 def test_a_peak_below_the_edge_is_found_though_a_budget_ends_the_climb():
     """An objective that falls before its budget breaks is large at its peak, not at the edge."""
-    done = search(lambda layer, size: -(math.log(size / 0.17) ** 2), lambda layer, size: size / 0.7 - 1)
+    done = search(lambda layer, size: 1 - (math.log(size / 0.17) ** 2), lambda layer, size: size / 0.7 - 1)
     _, size = done.run([None], 0.05, 1.6)
     assert size == pytest.approx(0.17, rel=TOLERANCE)
 
 
 def test_a_peak_between_the_last_rung_and_the_edge_is_looked_for():
     """A peak above the highest rung within the budgets is found on the way to the edge."""
-    done = search(lambda layer, size: -(math.log(size / 0.5) ** 2), lambda layer, size: size / 0.75 - 1)
+    done = search(lambda layer, size: 1 - (math.log(size / 0.5) ** 2), lambda layer, size: size / 0.75 - 1)
     _, size = done.run([None], 0.05, 1.6)
     assert size == pytest.approx(0.5, rel=2 * TOLERANCE)
 
@@ -76,6 +76,14 @@ def test_a_trial_that_was_given_up_is_no_candidate():
     assert 0.3 * (1 - 2 * TOLERANCE) <= size < 0.3
 
 
+def test_where_nothing_is_gained_no_size_between_is_looked_for():
+    """A method that gains nothing anywhere costs the climb alone, whether its gain falls or is flat."""
+    for objective in (lambda layer, size: -size, lambda layer, size: 0.0):
+        done = search(objective, lambda layer, size: size / 0.7 - 1)
+        assert done.run([None], 0.05, 1.6) == (None, 0.05)
+        assert [size for _, size in done.tried] == rungs(0.05, 0.8)
+
+
 def test_only_the_best_layer_is_looked_at_closer():
     """Every layer is climbed; the layer with the largest objective within the budgets is refined, the others not."""
     done = search(lambda layer, size: layer * size, lambda layer, size: size / 0.37 - 1)
@@ -100,7 +108,7 @@ def test_whatever_the_curves_the_size_found_keeps_the_budgets(peak, edge, noise,
         return noise * math.sin(seed + 1000 * math.log(size))
 
     done = search(
-        lambda layer, size: -abs(math.log(size / peak)) + jitter(size),
+        lambda layer, size: 1 - abs(math.log(size / peak)) + jitter(size),
         lambda layer, size: size / edge - 1 + jitter(2 * size),
     )
     found = done.run([None], 0.05, 1.6)

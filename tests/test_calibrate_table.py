@@ -2,13 +2,14 @@
 
 import io
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from steer_tasks.calibrate.cost import Cost
 from steer_tasks.calibrate.limits import Bounded
-from steer_tasks.calibrate.table import cost_lines, point_line, show, trace_table, use_line
+from steer_tasks.calibrate.table import Use, cost_lines, edge_lines, point_line, show, trace_table, use_line
 from steer_tasks.calibrate.trace import Point, Trace
 from steer_tasks.listing import steering_text
 from tests.tiny_backend import added
@@ -104,13 +105,36 @@ def test_a_trial_is_a_line_as_it_ends():
 
 def test_the_commands_survive_a_shell():
     """A path with spaces is quoted, and a server's address is where each harness takes it."""
-    line = use_line(Path("/a b/c.json"), "my model", "http://x:1").removeprefix("use: ")
+    line = use_line(Path("/a b/c.json"), Use("my model", "http://x:1", "its name")).removeprefix("use: ")
     lm_eval, inspect = (shlex.split(part) for part in line.split("; "))
-    served = ["-M", "runner=vllm", "--model-base-url", "http://x:1"]
+    served = ["-M", "runner=vllm", "-M", "served_as=its name", "--model-base-url", "http://x:1"]
     assert lm_eval[lm_eval.index("--model_args") + 1] == (
-        "pretrained=my model,runner=vllm,base_url=http://x:1,steering=/a b/c.json"
+        "pretrained=my model,runner=vllm,served_as=its name,base_url=http://x:1,steering=/a b/c.json"
     )
     assert inspect[4:] == ["hook_steered/my model", *served, "-T", "steering=/a b/c.json"]
+
+
+def test_the_commands_open_the_model_that_was_calibrated():
+    """The dtype and the revision that were given are in both commands; what wasn't given is in neither."""
+    use = Use("hub/id", dtype="float32", revision="abc")
+    lm_eval, inspect = (shlex.split(part) for part in use_line(Path("/c.json"), use).removeprefix("use: ").split("; "))
+    arguments = lm_eval[lm_eval.index("--model_args") + 1]
+    assert arguments == "pretrained=hub/id,dtype=float32,revision=abc,steering=/c.json"
+    assert inspect[4:] == ["hook_steered/hub/id", "-M", "dtype=float32", "-M", "revision=abc", "-T", "steering=/c.json"]
+    assert "-M" not in use_line(Path("/c.json"), Use("hub/id"))
+
+
+def test_an_end_of_the_range_is_said():
+    """What was selected at the largest size, or gains most at the least, is named with the option that goes beyond."""
+    assert edge_lines(replace(TRACE, range=(0.1, 0.8))) == []
+    assert edge_lines(replace(TRACE, range=(0.2, 0.2))) == []
+    assert edge_lines(replace(TRACE, selected=None)) == []
+    (above,) = edge_lines(replace(TRACE, range=(0.1, 0.2)))
+    assert above == "note: dose 0.2 ends the range and keeps the budgets; --doses may end higher"
+    (below,) = edge_lines(TRACE)
+    assert below == "note: dose 0.2 begins the range and none above it serves better; --doses may begin lower"
+    lost = replace(POINTS[0], gain=bound(-0.1, -0.2, 0.0))
+    assert edge_lines(replace(TRACE, points=(lost,))) == []
 
 
 def test_show_names_the_trace_and_counts_what_is_long():

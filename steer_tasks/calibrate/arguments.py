@@ -1,12 +1,14 @@
 """The options of `steer calibrate`, and how they are read. Light: everything else is imported when it runs."""
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from model_adapters.errors import SteerError
 from steer_tasks.calibrate.opening import RUNNERS
+from steer_tasks.calibrate.outcomes import LOSSES
 from steer_tasks.parameters import parameters
 
 if TYPE_CHECKING:
@@ -14,22 +16,40 @@ if TYPE_CHECKING:
     from steer_tasks.calibrate.sized import Method
 
 
+class Once(argparse.Action):
+    """An option that is given at most once; of two, argparse would drop the first without a word."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, known: argparse.Namespace, value: Any, flag: Any = None
+    ) -> None:
+        """Keep the value. Ends with a usage error where there is one already."""
+        if getattr(known, self.dest) is not None:
+            parser.error(f"{flag} is given twice; give it once")
+        setattr(known, self.dest, value)
+
+
 def add_calibrate_options(one: argparse.ArgumentParser) -> None:
     """The options of `steer calibrate`."""
     one.add_argument("--model", required=True, help="`embedded`, a Hugging Face id, or a folder")
     one.add_argument("--method", action="append", required=True, help="a method's name; several with --match")
-    one.add_argument("--behavior", help="a slug, the study's text, a YAML file, or any other text")
+    behavior = "one: a slug, the study's text, a YAML file, or any other text"
+    one.add_argument("--behavior", action=Once, help=behavior)
     parameter = "a parameter of the method, or METHOD.NAME=VALUE of one of several; not its size"
     one.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help=parameter)
-    one.add_argument("--budget", help="largest losses, such as margin:0.05,coherence:0.25; docs/calibration.md")
+    lost = ", ".join(f"{name} ({loss.unit}{', by --judge' if loss.is_judged else ''})" for name, loss in LOSSES.items())
+    budget = f"largest losses against the unsteered model, such as margin:0.1,repeated:0.1; there are {lost}"
+    one.add_argument("--budget", action=Once, metavar="NAME:NUMBER,…", help=budget)
     objective = "what is made large: behavior (needs --judge) or llr (default: behavior with a judge, llr without)"
-    one.add_argument("--objective", help=objective)
-    one.add_argument("--judge", metavar="PROVIDER/MODEL", help="an Inspect model that judges; never the one under test")
-    one.add_argument("--layers", metavar="N,N", help="layers to search (default: the method's own)")
+    one.add_argument("--objective", action=Once, metavar="NAME", help=objective)
+    judge = "an Inspect model that judges; never the one under test"
+    one.add_argument("--judge", action=Once, metavar="PROVIDER/MODEL", help=judge)
+    one.add_argument("--layers", action=Once, metavar="N,N", help="layers to search (default: the method's own)")
     sizes = "least and largest dose to try (default 0.05:1.6; of methods without a dose a factor, 0.125:4)"
-    one.add_argument("--doses", metavar="LOW:HIGH", help=sizes)
-    one.add_argument("--match", metavar="kl:FILE|kl=NUMBER", help="find the size of equal KL instead; no budget then")
-    one.add_argument("--out", help="where the steering goes (.json); with several methods a folder")
+    one.add_argument("--doses", action=Once, metavar="LOW:HIGH", help=sizes)
+    match = "find the size whose KL equals a steering's, or a number of nats per token, instead; no budget then"
+    one.add_argument("--match", action=Once, metavar="kl:FILE|kl=NUMBER", help=match)
+    out = "the steering's file, its trace beside it; with several methods a folder (default: in the cache folder)"
+    one.add_argument("--out", action=Once, help=out)
     one.add_argument("--questions", type=int, metavar="N", help="only N calibration questions, drawn by the seed")
     one.add_argument("--max-tokens", type=int, metavar="N", help="longest answer (default 2048)")
     one.add_argument("--seed", type=int, default=0, help="of the halves (default 0)")
@@ -100,7 +120,22 @@ def writable(text: str | None) -> Path | None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise SteerError(f"--out {path}: its folder can't be made ({problem.strerror}); choose another") from problem
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as problem:
+        raise SteerError(f"--out {path}: its folder can't be written ({problem.strerror}); choose another") from problem
     return path
+
+
+def check_one(given: argparse.Namespace) -> None:
+    """Raise SteerError for several behaviors, and for a draw that is none, before anything is opened."""
+    from model_adapters.behavior import behavior_slugs
+
+    names = [part.strip() for part in (given.behavior or "").split(",")]
+    if names == ["all"] or (len(names) > 1 and set(names) <= {*behavior_slugs(), ""}):
+        raise SteerError(f"--behavior {given.behavior}: a calibration is of one behavior; run it once for each")
+    if given.draw < 0:
+        raise SteerError(f"--draw is {given.draw}; draws are whole numbers from 0")
 
 
 def check_shape(given: argparse.Namespace, layers: Sequence[int]) -> None:

@@ -75,7 +75,9 @@ class Calibration:
         """What the method finds at a layer; searched for once."""
         if layer not in self._sized:
             place = Place(layer, self.plan.draw, self.dictionary)
-            self._sized[layer] = self.run(sized(self.plan.method, self.plan.behavior, self.model.source, place))
+            found = self.run(sized(self.plan.method, self.plan.behavior, self.model.source, place))
+            found.check(self.plan.range[1])
+            self._sized[layer] = found
         return self._sized[layer]
 
     def _selected(self, trials: Trials) -> tuple[int | None, float] | None:

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_adapters.errors import SteerError
-from steer_tasks.calibrate.arguments import check_shape, dictionary_of, named_methods, sizes_of, whole_numbers, writable
+from steer_tasks.calibrate.arguments import (
+    check_one,
+    check_shape,
+    dictionary_of,
+    named_methods,
+    sizes_of,
+    whole_numbers,
+    writable,
+)
 from steer_tasks.calibrate.opening import check_runner, opened
 from steer_tasks.calibrate.unconfirmed import Unconfirmed
 
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
 
 def calibrate(given: argparse.Namespace) -> None:
     """Calibrate, or match KL. Raises SteerError for what can't be done, Unconfirmed for what was done in vain."""
+    check_one(given)
     if given.match is not None:
         from steer_tasks.calibrate.matching import run_match
 
@@ -84,17 +93,17 @@ def _plan(given: argparse.Namespace) -> "Plan":
 def _report(trace: "Trace", steering: "Steering | None", path: Path, given: argparse.Namespace) -> None:
     """Write the trace and, where it is confirmed, the steering, and say what was found. Raises Unconfirmed."""
     from model_adapters.steering_file import save_steering, write_whole
-    from steer_tasks.calibrate.table import closing_lines, cost_lines, show, trace_table
+    from steer_tasks.calibrate.table import Use, closing_lines, cost_lines, edge_lines, show, trace_table
 
     beside = path.with_suffix(".trace.json")
     write_whole(beside, (json.dumps(trace.as_dict(), indent=2, ensure_ascii=False) + "\n").encode())
     show(trace_table(trace))
-    print("\n".join([*cost_lines(trace), f"trace: {beside}"]))
+    print("\n".join([*edge_lines(trace), *cost_lines(trace), f"trace: {beside}"]))
     if steering is None:
         left = f"; {path} is of an earlier run and stays as it was" if path.exists() else ""
         raise Unconfirmed(f"{FAILED[trace.verdict]}; no steering is written{left}")
     save_steering(steering, path)
-    print("\n".join(closing_lines(trace, path, given.model, given.base_url)))
+    print("\n".join(closing_lines(trace, path, Use.of(given))))
 
 
 FAILED: Mapping[str, str] = {

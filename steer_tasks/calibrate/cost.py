@@ -1,13 +1,16 @@
 """What calibration costs: tokens that were asked for, answers that came out of a store, a judge's replies. No torch."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from model_adapters.backend import Completion, Likelihood, Prompt, Request
 from model_adapters.steering import CONTROL, Steering
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -89,3 +92,14 @@ class Counted:
             tokenize = getattr(self.source, "tokenize", None)
             self._lengths[prompt] = len(tokenize(prompt)) if tokenize else 0
         return self._lengths[prompt]
+
+
+async def together(tasks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What they give, in order. The first that fails cancels the others, so that nothing is asked in vain."""
+    running = [asyncio.ensure_future(one) for one in tasks]
+    try:
+        return await asyncio.gather(*running)
+    finally:
+        for one in running:
+            one.cancel()
+        await asyncio.gather(*running, return_exceptions=True)

@@ -16,7 +16,7 @@ from model_adapters.behavior import neutral_prompts
 from model_adapters.dose import ANSWER_TOKENS
 from model_adapters.errors import Refused
 from model_adapters.steering import CONTROL, Steering
-from steer_tasks.calibrate.cost import Counted
+from steer_tasks.calibrate.cost import Counted, together
 
 SLICE = 16
 """Tokens that are made float64 at once."""
@@ -86,13 +86,11 @@ async def divergence(model: Counted, steering: Steering, spoken: Sequence[Spoken
     async def one(answer: Spoken) -> np.ndarray:
         async with limit:
             # Asked for at once, so that both run in passes of one shape.
-            control, steered = await asyncio.gather(
-                model.distributions(answer.prompt, answer.answer, CONTROL),
-                model.distributions(answer.prompt, answer.answer, steering),
-            )
+            pair = (model.distributions(answer.prompt, answer.answer, arm) for arm in (CONTROL, steering))
+            control, steered = await together(pair)
             return await asyncio.to_thread(token_divergences, control, steered)
 
-    found = await asyncio.gather(*map(one, spoken))
+    found = await together(map(one, spoken))
     sums = {answer.id: math.fsum(values) for answer, values in zip(spoken, found, strict=True)}
     return Divergence(sums, {answer.id: len(values) for answer, values in zip(spoken, found, strict=True)})
 

@@ -24,7 +24,8 @@ class Differences:
     """What each item lost, by its id, and how many scores were missing on either side.
 
     A missing verdict of a judge is set to the end of the scale that makes the steering look worst. Any other missing
-    score of a steered answer makes `is_usable` False; a missing one of the control leaves the item out.
+    score of a steered answer, and one that is no finite number, makes `is_usable` False; a missing one of the control
+    leaves the item out.
     """
 
     values: Mapping[str, float]
@@ -60,7 +61,7 @@ def losses(outcome: Outcome, control: Scores, steered: Scores) -> Differences:
         missing += (before is None) + (after is None)
         if outcome.is_judged:
             values[item] = (HIGHEST if before is None else before) - (LOWEST if after is None else after)
-        elif after is None:
+        elif after is None or not math.isfinite(after):
             is_usable = False
         elif before is not None:
             values[item] = outcome.gain * (before - after)

@@ -14,6 +14,9 @@ NEAR = 0.01
 MOST = 12
 """Trials between two sizes around the target."""
 
+FARTHEST = 1e6
+"""Times the target: what a KL above that counts as, an infinite one too."""
+
 LEAST_KL = 1e-12
 """Nats per token that count as none: rounding of the distributions is larger."""
 
@@ -59,13 +62,15 @@ def match_kl(kl_at: Callable[[float], float], target: float, low: float, high: f
     """The size of method `name` whose KL equals `target`: doubled from `low` up to `high` until it is passed, then by
     Brent's root on logarithms, where KL is nearly straight, as it grows with the square of small sizes.
 
-    Raises Refused where KL stays below the target up to `high`, and where `low` is above it already.
+    A KL that isn't finite is past every target. Raises Refused where KL stays below the target up to `high`, and where
+    `low` is above it already.
     """
     tried: dict[float, float] = {}
 
     def kl(size: float) -> float:
         if size not in tried:
-            tried[size] = kl_at(size)
+            found = kl_at(size)
+            tried[size] = found if math.isfinite(found) else math.inf
         return tried[size]
 
     def nearest() -> Matched:
@@ -88,7 +93,7 @@ def match_kl(kl_at: Callable[[float], float], target: float, low: float, high: f
     def gap(log_size: float) -> float:
         size = next((one for one in (inside, outside) if math.log(one) == log_size), math.exp(log_size))
         # Near enough is a root, so that no trial is spent on digits that don't count.
-        found = math.log(max(kl(size), LEAST_KL) / target)
+        found = math.log(min(max(kl(size), LEAST_KL), target * FARTHEST) / target)
         return 0.0 if abs(found) < NEAR / 2 else found
 
     brentq(gap, math.log(inside), math.log(outside), xtol=1e-6, rtol=1e-9, maxiter=MOST, disp=False)

@@ -2,12 +2,13 @@
 
 import argparse
 import asyncio
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from model_adapters.behavior import find_behavior
-from model_adapters.errors import SteerError
+from model_adapters.errors import NotFinite, SteerError
 from model_adapters.steering import Steering
 from model_adapters.steering_file import load_steering, save_steering
 from steer_tasks.calibrate.arguments import check_shape, dictionary_of, named_methods, sizes_of, whole_numbers, writable
@@ -17,7 +18,7 @@ from steer_tasks.calibrate.match import Matched, Target, match_kl, parse_target
 from steer_tasks.calibrate.opening import check_runner, opened
 from steer_tasks.calibrate.plan import check_layers
 from steer_tasks.calibrate.sized import RANGES, Method, Place, Sized, sized
-from steer_tasks.calibrate.table import match_table, show, use_line
+from steer_tasks.calibrate.table import Use, match_table, show, use_line
 from steer_tasks.calibrate.unconfirmed import Unconfirmed
 
 
@@ -39,11 +40,13 @@ def run_match(given: argparse.Namespace) -> None:
     behavior = find_behavior(given.behavior) if given.behavior else None
     files, sizes = output_files(given.out, methods), sizes_of(given.doses)
     check_shape(given, layers)
+    place = Place(layers[0] if layers else None, given.draw, dictionary_of(given.dictionary))
     found = []
     with asyncio.Runner() as runner, opened(given, runner) as model:
         check_distributions(model.source)
-        place = Place(layers[0] if layers else None, given.draw, dictionary_of(given.dictionary))
         ready = [runner.run(sized(method, behavior, model.source, place)) for method in methods]
+        for method, one in zip(methods, ready, strict=True):
+            one.check((sizes or RANGES[method.size])[1])
         spoken = runner.run(control_answers(model))
         wanted = target_kl(runner, model, spoken, target, frozen)
         for method, one in zip(methods, ready, strict=True):
@@ -97,7 +100,10 @@ def matched_to(
     """The size of one method, each trial said on stderr."""
 
     def kl_at(size: float) -> float:
-        value = runner.run(divergence(model, found.at(size), spoken)).mean
+        try:
+            value = runner.run(divergence(model, found.at(size), spoken)).mean
+        except NotFinite:
+            value = math.inf
         print(f"{method.name}: {method.size} {size:.4g}, kl {value:.4g}", file=sys.stderr, flush=True)
         return value
 
@@ -132,7 +138,7 @@ def report(
         if matched.is_near:
             path = save_steering(steering, file) if file else store(steering)
             lines.append(f"{method.name}: {method.size} {matched.size:.4g}, kl {matched.kl:.4g}; {path}")
-            lines.append(use_line(path, given.model))
+            lines.append(use_line(path, Use.of(given)))
     show(match_table(rows, wanted))
     print(f"cost: {sum(matched.trials for _, _, matched in found)} trials: {model.cost.text()}")
     print("\n".join(lines))

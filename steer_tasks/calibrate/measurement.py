@@ -10,7 +10,7 @@ from model_adapters.backend import Completion, Message, Messages, Request, Sampl
 from model_adapters.errors import Refused, SteerError
 from model_adapters.steering import CONTROL, Steering
 from steer_tasks.answers import is_right, parse_answer
-from steer_tasks.calibrate.cost import Counted
+from steer_tasks.calibrate.cost import Counted, together
 from steer_tasks.calibrate.judging import Judging
 from steer_tasks.calibrate.material import Half, Pair, Prompt
 from steer_tasks.calibrate.outcomes import Outcome
@@ -63,7 +63,7 @@ class Measuring:
         if "texts" in sources:
             tasks += [self._texts(steering, pair) for pair in items.pairs]
         found: Scored = {name: {} for name in sorted(self.names)}
-        for outcome, item, score in (entry for entries in await asyncio.gather(*tasks) for entry in entries):
+        for outcome, item, score in (entry for entries in await together(tasks) for entry in entries):
             if outcome in found:
                 found[outcome][item] = score
         return found

@@ -117,8 +117,11 @@ def check_detectable(pilot: Point, size: str) -> None:
     """Raise Refused for a budget below what the pilot's variance lets this design certify.
 
     The pilot is the first trial, at the least size. Larger ones vary more, so no trial is certified for less. A loss
-    that is surely over its budget is left to the search, which says so.
+    that is surely over its budget is left to the search, which says so; so is a pilot that was given up, which saw only
+    some of the items.
     """
+    if pilot.stopped is not None:
+        return
     for name, budget in pilot.budgets.items():
         found, loss = pilot.losses[name], LOSSES[name]
         if found.detectable is None or found.lower is None or found.lower > budget:

@@ -72,14 +72,16 @@ class Search:
     def run(self, layers: Sequence[int | None], low: float, high: float) -> tuple[int | None, float] | None:
         """The best layer and size from `low` to `high`; None where no trial is within the budgets.
 
-        Every layer is climbed; only the best is looked at closer. What lies above a size that broke a budget is never
-        tried: a dose behind a cliff isn't one to rely on.
+        Every layer is climbed; only the best is looked at closer, and only where something is gained. What lies above
+        a size that broke a budget is never tried: a dose behind a cliff isn't one to rely on.
         """
         edges = {layer: self.climb(layer, rungs(low, high)) for layer in layers}
         best = self.best(layers)
         if best is None:
             return None
         layer, size = best
+        if not (self.at(layer, size).objective or 0.0) > 0:
+            return best
         beyond = edges[layer]
         if beyond is not None and size == self.within(layer)[-1][0]:
             self.to_edge(layer, size, beyond)

@@ -66,6 +66,13 @@ class Sized:
             return self.found.scaled(size).described(parameters={**self.parameters, "factor": size})
         return with_dose(self.found, size, self.norms).described(parameters={**self.parameters, "dose": size})
 
+    def check(self, largest: float) -> None:
+        """Raise SteerError where it can't be made that large, as an ablation can't be more than whole."""
+        try:
+            self.at(largest)
+        except SteerError as problem:
+            raise SteerError(f"{problem}; end lower with --doses LOW:HIGH") from problem
+
 
 @dataclass(frozen=True)
 class Place:

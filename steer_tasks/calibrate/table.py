@@ -1,7 +1,9 @@
 """A calibration on a terminal. rich is imported when a table is made."""
 
+import argparse
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,20 +93,59 @@ def cost_lines(trace: Trace) -> list[str]:
     return lines
 
 
-def closing_lines(trace: Trace, path: Path, model: str, server: str | None = None) -> list[str]:
+def edge_lines(trace: Trace) -> list[str]:
+    """A line where what was selected lies at an end of the range, so that more may be gained beyond; else none."""
+    low, high = trace.range
+    if trace.selected is None or low == high:
+        return []
+    best = trace.points[trace.selected]
+    if best.size == high:
+        return [f"note: {trace.size} {high:g} ends the range and keeps the budgets; --doses may end higher"]
+    if best.size == low and (best.objective or 0.0) > 0:
+        return [f"note: {trace.size} {low:g} begins the range and none above it serves better; --doses may begin lower"]
+    return []
+
+
+@dataclass(frozen=True)
+class Use:
+    """The model that was calibrated, as both harnesses are told it."""
+
+    model: str
+    server: str | None = None
+    served_as: str | None = None
+    dtype: str | None = None
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, given: argparse.Namespace) -> "Use":
+        """As the command line names it."""
+        return cls(given.model, given.base_url, given.served_as, given.dtype, given.revision)
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """What both harnesses take under one name, as far as it was given."""
+        named = {"dtype": self.dtype, "revision": self.revision, "served_as": self.served_as}
+        found = {"runner": "vllm"} if self.server else {}
+        return found | {name: value for name, value in named.items() if value is not None}
+
+
+def closing_lines(trace: Trace, path: Path, use: Use) -> list[str]:
     """The last two lines of a confirmed calibration: what was chosen, and how to run it in both harnesses."""
     (point,) = (one for one in trace.confirmations if one.size == trace.chosen)
-    return [f"chosen: {_where(point, trace.size)}, confirmed; {path}", use_line(path, model, server)]
+    return [f"chosen: {_where(point, trace.size)}, confirmed; {path}", use_line(path, use)]
 
 
-def use_line(path: Path, model: str, server: str | None = None) -> str:
-    """Two commands that run a steering's file, on questions that calibration never saw; `server` is vLLM's address."""
-    runner = f"runner=vllm,base_url={server}," if server else ""
-    hook, task = shlex.quote(f"pretrained={model},{runner}steering={path}"), shlex.quote(f"steering={path}")
-    served = f" -M runner=vllm --model-base-url {shlex.quote(server)}" if server else ""
+def use_line(path: Path, use: Use) -> str:
+    """Two commands that run a steering's file, on questions that calibration never saw."""
+    named = [f"{name}={value}" for name, value in use.arguments.items()]
+    server = [f"base_url={use.server}"] if use.server else []
+    hook = shlex.quote(",".join([f"pretrained={use.model}", *named, *server, f"steering={path}"]))
+    opened = "".join(f" -M {shlex.quote(one)}" for one in named)
+    opened += f" --model-base-url {shlex.quote(use.server)}" if use.server else ""
+    task = shlex.quote(f"steering={path}")
     return (
         f"use: lm_eval --model hook_steered --model_args {hook} --tasks mmlu_171_mc; "
-        f"inspect eval steer_tasks/behavior --model {shlex.quote(f'hook_steered/{model}')}{served} -T {task}"
+        f"inspect eval steer_tasks/behavior --model {shlex.quote(f'hook_steered/{use.model}')}{opened} -T {task}"
     )
 
 

@@ -19,8 +19,8 @@ class Point:
     """One size at one layer, measured on one half against the control.
 
     `gain` is of the objective; None where the trial was stopped. `stopped` names the loss that was surely over its
-    budget after `asked` questions. `kl` is over all neutral prompts, in nats per token, None where the backend gives no
-    distributions.
+    budget after `asked` questions, or says `not finite` where the model's numbers overflowed and nothing was measured.
+    `kl` is over all neutral prompts, in nats per token, None where the backend gives no distributions.
     """
 
     layer: int | None

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from model_adapters.errors import NotFinite
 from model_adapters.steering import CONTROL, Steering
 from steer_tasks.calibrate.divergence import Divergence, Spoken, divergence
 from steer_tasks.calibrate.limits import LEVEL, Bounded, bounded, losses
@@ -17,6 +18,9 @@ LOOKS = 3
 
 FEWEST = 8
 """Items below which nothing is given up."""
+
+NOT_FINITE = "not finite"
+"""Why a size is given up at which the model's numbers are NaN or infinite."""
 
 
 @dataclass
@@ -41,13 +45,20 @@ class Trials:
 
         Giving up can only reject a size, never let one pass, so it needs no correction for what is certified. So that
         a good size is seldom rejected by looking often, each look's limit is at 1 - (1 - `LEVEL`) / `LOOKS`.
+        A size at which the model's numbers overflow has no score, and is over every budget.
         """
         control, steering = await self.control(half), sized.at(size)
         before = self.measuring.model.cost
-        moved = await divergence(self.measuring.model, steering, self.spoken) if self.spoken else None
-        scores, asked, stopped = await self._asked(steering, half, moved, stops)
-        bounds = self._losses(control, scores, moved, half)
-        gain = None if stopped else self._gain(control, scores)
+        moved: Divergence | None = None
+        bounds: dict[str, Bounded] = {}
+        gain: Bounded | None = None
+        try:
+            moved = await divergence(self.measuring.model, steering, self.spoken) if self.spoken else None
+            scores, asked, stopped = await self._asked(steering, half, moved, stops)
+            bounds = self._losses(control, scores, moved, half)
+            gain = None if stopped else self._gain(control, scores)
+        except NotFinite:
+            asked, stopped = 0, NOT_FINITE
         return Point(
             layer=layer,
             size=size,

@@ -9,7 +9,7 @@ import numpy as np
 from model_adapters.backend import LayerDose, Proof
 from model_adapters.backends.local.layers import Touch
 from model_adapters.backends.local.plan import BatchPlan
-from model_adapters.errors import NotApplied
+from model_adapters.errors import NotApplied, NotFinite
 from model_adapters.identity import ModelIdentity
 from model_adapters.steering import Act, AddVector, Steering, When, is_idle
 
@@ -31,7 +31,7 @@ def measured_proof(
     """The proof for one finished row whose passes held this many prompt and response positions.
 
     Raises NotApplied where an added vector touched fewer tokens than its positions hold, where a token was touched
-    that no intervention names, and where a change is not finite.
+    that no intervention names, NotFinite where a change is not finite.
     """
     plans, gates = plan.layers, plan.gates.rows[row] if plan.gates else []
     if any(gate.read != prompt_tokens + response_tokens for gate in gates):
@@ -51,7 +51,7 @@ def measured_proof(
         counted, at_start = float(touch.dose_tokens[row]), float(touch.first_dose[row])
         dose = float(touch.dose_sum[row]) / counted if counted else None
         if not math.isfinite(at_start + (dose or 0.0)):
-            raise NotApplied(f"layer {layer}: the steered residual {NOT_FINITE}")
+            raise NotFinite(f"layer {layer}: the steered residual {NOT_FINITE}")
         doses.append(LayerDose(layer, dose, at_start or None))
     return Proof(
         level="measured",

@@ -12,7 +12,7 @@ from model_adapters.backends.local.forward import Forward
 from model_adapters.backends.local.prefixes import Past, grown, stacked
 from model_adapters.backends.local.proof import NOT_FINITE
 from model_adapters.backends.passage import Passage
-from model_adapters.errors import NotApplied
+from model_adapters.errors import NotFinite
 
 SLICE = 64
 """Tokens whose log-probabilities are taken together: in float32 a long answer's would be larger than a small model."""
@@ -134,10 +134,10 @@ def token_scores(logits: Tensor, continuation: Sequence[int]) -> TokenScores:
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """Of `(tokens, vocabulary)` logits, in float32. Raises NotApplied where they are not numbers."""
+    """Of `(tokens, vocabulary)` logits, in float32. Raises NotFinite where they are not numbers."""
     logprobs = torch.log_softmax(logits.float(), dim=-1)
     if bool(logprobs.isnan().any()):
-        raise NotApplied(f"the model's output {NOT_FINITE}")
+        raise NotFinite(f"the model's output {NOT_FINITE}")
     return logprobs
 
 

@@ -20,7 +20,7 @@ from model_adapters.backends.local.progress import Tally
 from model_adapters.backends.local.prompts import PromptReader
 from model_adapters.backends.local.proof import NOT_FINITE, measured_proof
 from model_adapters.backends.local.tokens import Dice
-from model_adapters.errors import NotApplied
+from model_adapters.errors import NotFinite
 from model_adapters.identity import ModelIdentity
 
 log = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ class Writer:
             raise row.problem
         steering = row.request.steering
         if row.is_broken:
-            raise NotApplied(f"after {len(row.tokens)} tokens the model's output {NOT_FINITE}")
+            raise NotFinite(f"after {len(row.tokens)} tokens the model's output {NOT_FINITE}")
         proof = measured_proof(steering, self.identity, plan, place, len(row.prompt) - 1, row.tokens_read)
         return Completion(
             text=self.ending.text(row),
