@@ -103,14 +103,17 @@ def test_a_trial_is_a_line_as_it_ends():
 
 
 def test_the_commands_survive_a_shell():
-    """A path with spaces is quoted, and a server's address is where each harness takes it."""
-    line = use_line(Path("/a b/c.json"), "my model", "http://x:1").removeprefix("use: ")
+    """A path with spaces is quoted, and a server's address and names are where each harness takes them."""
+    given = {"base_url": "http://x:1", "served_as": "a b"}
+    line = use_line(Path("/a b/c.json"), "my model", given).removeprefix("use: ")
     lm_eval, inspect = (shlex.split(part) for part in line.split("; "))
-    served = ["-M", "runner=vllm", "--model-base-url", "http://x:1"]
+    served = ["-M", "runner=vllm", "--model-base-url", "http://x:1", "-M", "served_as=a b"]
     assert lm_eval[lm_eval.index("--model_args") + 1] == (
-        "pretrained=my model,runner=vllm,base_url=http://x:1,steering=/a b/c.json"
+        "pretrained=my model,runner=vllm,base_url=http://x:1,served_as=a b,steering=/a b/c.json"
     )
     assert inspect[4:] == ["hook_steered/my model", *served, "-T", "steering=/a b/c.json"]
+    here = shlex.split(use_line(Path("/c.json"), "embedded").rpartition("; ")[2])
+    assert here[4:] == ["hook_steered/embedded", "-T", "steering=/c.json"]
 
 
 def test_show_names_the_trace_and_counts_what_is_long():

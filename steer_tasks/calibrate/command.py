@@ -12,6 +12,7 @@ from model_adapters.errors import SteerError
 from steer_tasks.calibrate.arguments import check_shape, dictionary_of, named_methods, sizes_of, whole_numbers, writable
 from steer_tasks.calibrate.opening import check_runner, opened
 from steer_tasks.calibrate.unconfirmed import Unconfirmed
+from steer_tasks.runner import served_by
 
 if TYPE_CHECKING:
     from model_adapters.steering import Steering
@@ -94,7 +95,7 @@ def _report(trace: "Trace", steering: "Steering | None", path: Path, given: argp
         left = f"; {path} is of an earlier run and stays as it was" if path.exists() else ""
         raise Unconfirmed(f"{FAILED[trace.verdict]}; no steering is written{left}")
     save_steering(steering, path)
-    print("\n".join(closing_lines(trace, path, given.model, given.base_url)))
+    print("\n".join(closing_lines(trace, path, given.model, served_by(given))))
 
 
 FAILED: Mapping[str, str] = {

@@ -1,7 +1,7 @@
 """A calibration on a terminal. rich is imported when a table is made."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,20 +91,26 @@ def cost_lines(trace: Trace) -> list[str]:
     return lines
 
 
-def closing_lines(trace: Trace, path: Path, model: str, server: str | None = None) -> list[str]:
+def closing_lines(trace: Trace, path: Path, model: str, served: Mapping[str, str] | None = None) -> list[str]:
     """The last two lines of a confirmed calibration: what was chosen, and how to run it in both harnesses."""
     (point,) = (one for one in trace.confirmations if one.size == trace.chosen)
-    return [f"chosen: {_where(point, trace.size)}, confirmed; {path}", use_line(path, model, server)]
+    return [f"chosen: {_where(point, trace.size)}, confirmed; {path}", use_line(path, model, served)]
 
 
-def use_line(path: Path, model: str, server: str | None = None) -> str:
-    """Two commands that run a steering's file, on questions that calibration never saw; `server` is vLLM's address."""
-    runner = f"runner=vllm,base_url={server}," if server else ""
-    hook, task = shlex.quote(f"pretrained={model},{runner}steering={path}"), shlex.quote(f"steering={path}")
-    served = f" -M runner=vllm --model-base-url {shlex.quote(server)}" if server else ""
+def use_line(path: Path, model: str, served: Mapping[str, str] | None = None) -> str:
+    """Two commands that run a steering's file, on questions that calibration never saw; `served` are a vLLM server's
+    arguments, as lm-eval takes them."""
+    runner = {"runner": "vllm", **served} if served else {}
+    arguments = {"pretrained": model, **runner, "steering": str(path)}
+    hook = shlex.quote(",".join(f"{name}={value}" for name, value in arguments.items()))
+    words = [f"hook_steered/{model}"]
+    if served:
+        words += ["-M", "runner=vllm", "--model-base-url", served["base_url"]]
+        words += [word for name in served if name != "base_url" for word in ("-M", f"{name}={served[name]}")]
+    words += ["-T", f"steering={path}"]
     return (
         f"use: lm_eval --model hook_steered --model_args {hook} --tasks mmlu_171_mc; "
-        f"inspect eval steer_tasks/behavior --model {shlex.quote(f'hook_steered/{model}')}{served} -T {task}"
+        f"inspect eval steer_tasks/behavior --model {shlex.join(words)}"
     )
 
 
