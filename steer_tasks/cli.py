@@ -17,6 +17,7 @@ from steer_tasks.calibrate.unconfirmed import UNCONFIRMED, Unconfirmed
 from steer_tasks.parameters import parameters
 from steer_tasks.report import add_report_options, run_report
 from steer_tasks.run import add_run_options, run
+from steer_tasks.runner import add_runner_options, check_runner, open_model
 from steer_tasks.serve import add_serve_options, serve
 
 
@@ -67,9 +68,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--dictionary", help="a feature dictionary for methods that need one: `demo`, a file, a folder")
     one.add_argument("--draw", type=int, default=0, help="seeds a method that samples (default 0)")
     one.add_argument("--redraw", action="store_true", help="search again even where it was prepared before")
-    one.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
-    one.add_argument("--device", help="cpu, cuda, cuda:1, mps")
-    one.add_argument("--revision", help="a revision of the model on the hub")
+    add_runner_options(one)
     one.add_argument("--out", help="also write the steering to this .json file")
     one = command("show", _show, "print what a steering file holds")
     one.add_argument("file")
@@ -81,7 +80,8 @@ def parser() -> argparse.ArgumentParser:
     about = "find the dose that a capability budget allows, or the doses of equal KL"
     add_calibrate_options(command("calibrate", calibrate, about))
     add_agreement_options(command("agreement", run_agreement, "print how far two judges agree"))
-    command("doctor", _doctor, "print versions, what is registered, and what is missing")
+    one = command("doctor", _doctor, "print versions, what is registered, and what is missing")
+    one.add_argument("--base-url", metavar="URL", help="a vLLM server to look at (default: VLLM_BASE_URL)")
     command("lm_eval", lambda _: None, "lm-eval's own command line with our models and tasks registered")
     return top
 
@@ -96,16 +96,17 @@ def _prepare(given: argparse.Namespace) -> None:
     behavior = find_behavior(given.behavior) if given.behavior else None
     if given.draw < 0:
         raise SteerError(f"--draw is {given.draw}; draws are whole numbers from 0")
-    from model_adapters.backends.local import open_local
+    check_runner(given)
     from model_adapters.features import open_dictionary
 
     dictionary = open_dictionary(given.dictionary) if given.dictionary else None
-    backend = open_local(given.model, dtype=given.dtype, device=given.device, revision=given.revision)
-    try:
-        asked = {"draw": given.draw, "redraw": given.redraw, "dictionary": dictionary}
-        prepared = asyncio.run(prepare(method, behavior, backend, **asked))
-    finally:
-        backend.close()
+    backend = open_model(given)
+    with asyncio.Runner() as loop:
+        try:
+            asked = {"draw": given.draw, "redraw": given.redraw, "dictionary": dictionary}
+            prepared = loop.run(prepare(method, behavior, backend, **asked))
+        finally:
+            loop.run(backend.aclose())
     path = save_steering(prepared.steering, Path(given.out)) if given.out else prepared.path
     print(listing.steering_text(prepared.steering))
     print(f"file         {path}")
@@ -126,10 +127,10 @@ def _spec(given: argparse.Namespace) -> None:
     print(json.dumps({"steer": {"v": 1, "fingerprint": steering.fingerprint, "file": file}}))
 
 
-def _doctor(_given: argparse.Namespace) -> None:
+def _doctor(given: argparse.Namespace) -> None:
     from steer_tasks.doctor import report
 
-    print(report())
+    print(report(given.base_url))
 
 
 def run_lm_eval(words: Sequence[str]) -> int:

@@ -1,10 +1,11 @@
 """What is installed, what is registered, where model and questions come from, and what is missing. No torch here."""
 
+import asyncio
 import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, version
 
 from model_adapters.backends.local.embedded import embedded_model_status
 from model_adapters.cache import cache_folder
@@ -23,13 +24,22 @@ VARIABLES = (
     "STEER_TASKS_JUDGE",
     "STEER_TASKS_AUTOLOAD",
     "GOODFIRE_BASE_URL",
+    "VLLM_BASE_URL",
 )
-SECRETS = ("GOODFIRE_API_KEY",)
+SECRETS = ("GOODFIRE_API_KEY", "VLLM_API_KEY")
+APART = "not installed here, and needn't be: a vLLM server has an environment of its own (docs/vllm.md)"
 
 
-def report() -> str:
-    """One line per fact; a line that starts with `!` names something missing and how to get it."""
-    sections: tuple[Callable[[], list[str]], ...] = (_versions, _registered, _model, _questions, _environment)
+def report(base_url: str | None = None) -> str:
+    """One line per fact; a line that starts with `!` names something missing and how to get it.
+
+    `base_url` is a vLLM server to look at, else the environment's.
+    """
+    sections: tuple[Callable[[], list[str]], ...] = (
+        *(_versions, _registered, _model, _questions),
+        lambda: [*_vllm_here(), *_vllm_server(base_url)],
+        _environment,
+    )
     return "\n".join(line for section in sections for line in section())
 
 
@@ -72,7 +82,7 @@ def _registered() -> list[str]:
 def _service() -> str:
     """Who would answer `goodfire_steered` as typed; nothing is asked."""
     if address := os.environ.get("GOODFIRE_BASE_URL"):
-        return f"asks the service at {address}"
+        return f"asks the service at {shown_value(address)}"
     if os.environ.get("GOODFIRE_API_KEY"):
         return "asks the hosted service, as a key is set"
     return "serves `embedded` in its own process, as neither GOODFIRE_API_KEY nor GOODFIRE_BASE_URL is set"
@@ -98,8 +108,53 @@ def _questions() -> list[str]:
     return lines
 
 
+def _vllm_here() -> list[str]:
+    """What of a server and of its client is installed in this environment."""
+    lines = []
+    for name, module in (("vllm", "vllm"), ("vllm-lens", "vllm_lens")):
+        found = packages_distributions().get(module)
+        lines.append(_line(name, f"{version(found[0])} (a server's own; clients don't need it)" if found else APART))
+    try:
+        said = f"ready: zstandard {version('zstandard')}"
+    except PackageNotFoundError:
+        said = "not installed, and only runner=vllm needs it: pip install 'steer-tasks[vllm]'"
+    return [*lines, _line("vLLM client", said)]
+
+
+def _vllm_server(base_url: str | None) -> list[str]:
+    """Whether a server answers, what it serves, and whether it steers; nothing is asked where none is named."""
+    from model_adapters.backends.vllm.address import server_address
+    from model_adapters.backends.vllm.status import server_status
+
+    address = server_address(base_url)
+    if address is None:
+        return [_line("vLLM server", "none is named; --base-url or VLLM_BASE_URL names one")]
+    try:
+        found = asyncio.run(server_status(address))
+    except SteerError as problem:
+        return [_line("vLLM server", str(problem), missing=True)]
+    served = ", ".join(found.served) or "nothing"
+    answers = f"{found.url} answers: version {found.version or 'unknown'}, serves {served}"
+    if found.problem is not None or found.shape is None:
+        steers = _line("vLLM steers", f"no: {found.problem}", missing=True)
+    else:
+        shape = f"{found.shape[0]} layers of width {found.shape[1]}, {found.dtype or 'dtype unknown'}"
+        steers = _line("vLLM steers", f"yes, {found.served[0]} was probed, answers too: {shape}")
+    return [_line("vLLM server", answers), steers]
+
+
 def _environment() -> list[str]:
     lines = [_line("cache", str(cache_folder()))]
-    lines += [_line(name, os.environ[name]) for name in VARIABLES if name in os.environ]
+    lines += [_line(name, shown_value(os.environ[name])) for name in VARIABLES if name in os.environ]
     lines += [_line(name, "set (not shown)" if name in os.environ else "not set") for name in SECRETS]
     return lines
+
+
+def shown_value(value: str) -> str:
+    """A variable's value; of an address neither what stands before its host nor a query, which may be secrets."""
+    if "://" not in value:
+        return value
+    scheme, _, rest = value.partition("://")
+    place, query, _ = rest.partition("?")
+    shown = f"{scheme}://{'…@' if '@' in place else ''}{place.rpartition('@')[2]}"
+    return f"{shown}?…" if query else shown

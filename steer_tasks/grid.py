@@ -23,11 +23,13 @@ _QUESTIONS = ("mmlu_171", "mmlu_114", "open_ended")
 
 @dataclass(frozen=True)
 class GridModel:
-    """A model of the grid: Inspect's name for it, its arguments (`-M`), and arguments of every arm run on it."""
+    """A model of the grid: Inspect's name for it, its arguments (`-M`), arguments of every arm run on it, and the
+    address of the server that runs it (`--model-base-url`)."""
 
     name: str
     args: Mapping[str, Any] = field(default_factory=dict)
     arm: Mapping[str, Any] = field(default_factory=dict)
+    base_url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -205,8 +207,9 @@ def _question_set(given: str, where: str) -> str:
 def _model(entry: Any, where: str) -> GridModel:
     if isinstance(entry, str):
         return GridModel(entry)
-    check_keys(entry, {"name": str}, where, {"args": dict, "arm": dict})
-    return GridModel(entry["name"], dict(entry.get("args") or {}), _arm_arguments(entry.get("arm") or {}, where))
+    check_keys(entry, {"name": str}, where, {"args": dict, "arm": dict, "base_url": str})
+    arm = _arm_arguments(entry.get("arm") or {}, where)
+    return GridModel(entry["name"], dict(entry.get("args") or {}), arm, entry.get("base_url"))
 
 
 def _arm(entry: Any, where: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from model_adapters.errors import Refused, SteerError
 from model_adapters.harnesses.answer_store import kept_in
 from steer_tasks.grid import Cell, Grid, GridModel, load_grid
 from steer_tasks.grid_estimate import estimate_text
+from steer_tasks.grid_models import addressed, check_servers, model_folder
 from steer_tasks.grid_results import cell_of, results_tables
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The options of `steer run`."""
     parser.add_argument("grid", help="a grid's YAML file")
     parser.add_argument("--judge", help="an Inspect model that judges; wins over the grid's")
+    where = "the vLLM server of models with args: {runner: vllm}; wins over the grid's, else VLLM_BASE_URL"
+    parser.add_argument("--base-url", metavar="URL", help=where)
     parser.add_argument("--log-dir", help="where the logs go (default logs/<grid's name>)")
     parser.add_argument("--limit", type=int, help="only the first samples of each cell")
     parser.add_argument("--max-tasks", type=int, default=4, help="cells under way at once (default 4)")
@@ -63,6 +66,7 @@ def run(given: argparse.Namespace) -> None:
     grid = load_grid(Path(given.grid).expanduser())
     if given.limit is not None and given.limit < 1:
         raise SteerError(f"--limit is {given.limit}; give at least 1")
+    grid = addressed(grid, given.base_url, given.dry_run)
     log_dir = Path(given.log_dir or Path("logs") / grid.name)
     options = RunOptions(
         log_dir,
@@ -86,6 +90,7 @@ def run(given: argparse.Namespace) -> None:
         print(
             "no judge, so no score for behavior and coherence; run the same command again with --judge PROVIDER/MODEL"
         )
+    check_servers(grid, options.log_dir)
     logs = generated(grid, tasks, options)
     if options.judge is not None:
         logs = [judge_log(log, options.judge, grid.rubrics, options.display) for log in logs]
@@ -177,8 +182,9 @@ def _eval_set(tasks: list["Task"], model: GridModel, options: RunOptions) -> lis
     display: dict[str, Any] = {"display": options.display} if options.display else {}
     _, logs = eval_set(
         tasks,
-        log_dir=str(options.log_dir / model.name.replace("/", "_")),
+        log_dir=str(model_folder(options.log_dir, model)),
         model=model.name,
+        model_base_url=model.base_url,
         model_args=dict(model.args),
         limit=options.limit,
         max_tasks=options.max_tasks,

@@ -77,7 +77,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("STEER_TASKS_CACHE", str(folder))
         for name in ("STEER_TASKS_MMLU", "STEER_TASKS_STUDY", "STEER_TASKS_JUDGE", "STEER_TASKS_AUTOLOAD"):
             patch.delenv(name, raising=False)
-        for name in ("GOODFIRE_API_KEY", "GOODFIRE_BASE_URL", "INSPECT_EVAL_MODEL"):
+        for name in ("GOODFIRE_API_KEY", "GOODFIRE_BASE_URL", "INSPECT_EVAL_MODEL", "VLLM_BASE_URL", "VLLM_API_KEY"):
             patch.delenv(name, raising=False)
         yield folder
 

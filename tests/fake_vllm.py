@@ -27,7 +27,8 @@ def row(token: int, layer: int, d_model: int) -> np.ndarray:
 @dataclass
 class FakeVllm:
     """`counts` is whether written tokens have positions, `steers` whether vectors are added, `lens` whether the plugin
-    is there, `tokenizer` what `/tokenize` answers with (without one it isn't there). `bodies` are the completions that
+    is there, `tokenizer` what `/tokenize` answers with (without one it isn't there). Each of `mishaps` befalls one
+    completion, the first first: an error of the connection, or a status. `bodies` are the completions that
     were asked for, `keys` what they were authorized with, `most` how many were under way at once."""
 
     counts: bool = True
@@ -40,6 +41,7 @@ class FakeVllm:
     d_model: int = D_MODEL
     seconds: float = 0.0
     tokenizer: Any = None
+    mishaps: list = field(default_factory=list)
     bodies: list[dict] = field(default_factory=list)
     keys: set = field(default_factory=set)
     waiting: list = field(default_factory=list)
@@ -62,6 +64,11 @@ class FakeVllm:
             if self.tokenizer is None:
                 return httpx.Response(404, json={"detail": "Not Found"})
             return httpx.Response(200, json={"tokens": self.tokenizer.encode(body["prompt"], add_special_tokens=False)})
+        if self.mishaps:
+            mishap = self.mishaps.pop(0)
+            if isinstance(mishap, Exception):
+                raise mishap
+            return httpx.Response(mishap, text="away")
         self.bodies.append(body)
         self.waiting.append(body)
         self.most = max(self.most, len(self.waiting))

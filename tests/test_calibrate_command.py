@@ -170,7 +170,9 @@ def test_a_second_run_takes_its_answers_from_the_store(tiny, giggle, tmp_path, e
         (["--budget", "margin:1", "--doses", "2:1"], "LOW:HIGH"),
         (["--budget", "margin:1", "--doses", "nan:1"], "LOW:HIGH"),
         (["--budget", "margin:1", "--out", "."], "is a folder"),
-        (["--budget", "margin:1", "--runner", "vllm"], "--base-url"),
+        (["--budget", "margin:1", "--runner", "vllm"], "--base-url http://HOST:PORT, or VLLM_BASE_URL"),
+        (["--budget", "margin:1", "--runner", "vllm", "--base-url", "there"], "not an address"),
+        (["--budget", "margin:1", "--tokenizer", "x"], "--tokenizer belongs to --runner vllm"),
         (["--budget", "kl:1", "--runner", "vllm", "--base-url", "http://x"], "kl: a vLLM server"),
         (["--budget", "margin:1", "--method", "prompt"], "given twice"),
         (["--budget", "coherence:1", "--judge", "hook_steered/TINY"], "model under test"),
@@ -242,18 +244,31 @@ def test_a_judge_from_the_command_line_scores_behavior_and_coherence(tiny, tmp_p
     assert "verdicts" in capsys.readouterr().out
 
 
-def test_a_vllm_server_is_calibrated_without_kl(tiny, tmp_path, empty_cache, capsys):
-    """The server answers the whole calibration; as this fake one is moved by nothing, the verdict is that none is."""
+def test_a_vllm_server_is_calibrated_without_kl(tiny, tmp_path, empty_cache, capsys, monkeypatch):
+    """The server, named by the environment, answers the whole calibration; as this fake one is moved by nothing, the
+    verdict is that none is."""
     with listening(FakeVllm(length=4096, d_model=32)) as url:
-        words = ["--runner", "vllm", "--base-url", url, "--method", "caa", "--behavior", "funny", "--questions", "8"]
+        monkeypatch.setenv("VLLM_BASE_URL", f"{url}/v1")
+        words = ["--runner", "vllm", "--method", "caa", "--behavior", "funny", "--questions", "8", "--layers", "2"]
         words += ["--budget", "margin:0.5", "--doses", "0.1:0.2", "--no-store", "--out", str(tmp_path / "funny")]
         assert main(["calibrate", "--model", tiny, *words]) == 3
     assert not (empty_cache / "responses").exists()
     trace = read_trace(json.loads((tmp_path / "funny.trace.json").read_text()))
-    assert (trace.verdict, trace.model["backend"]) == ("no gain", "vllm")
+    assert (trace.verdict, trace.model["backend"], trace.model["url"]) == ("no gain", "vllm", url)
     assert {point.kl for point in trace.points} == {None}
     assert trace.cost.scored > 0
     assert capsys.readouterr().err.splitlines()[-1].startswith("steer: not confirmed")
+
+
+def test_layers_of_a_model_that_only_the_server_knows_are_checked_there(tiny, empty_cache, capsys):
+    """Without a config here the layers wait for the server, which has no such block; no question is asked."""
+    fake = FakeVllm(length=4096, d_model=32)
+    with listening(fake) as url:
+        words = ["--runner", "vllm", "--base-url", url, "--tokenizer", tiny, "--method", "caa", "--behavior", "funny"]
+        words += ["--budget", "margin:0.5", "--layers", "9", "--no-store"]
+        assert main(["calibrate", "--model", "no/such-model", *words]) == 2
+    assert "layer 9 is out of range; the model has layers 0 to 3" in capsys.readouterr().err.splitlines()[-1]
+    assert not any("prompt_logprobs" in body for body in fake.bodies)
 
 
 @pytest.mark.embedded

@@ -105,13 +105,17 @@ def test_a_trial_is_a_line_as_it_ends():
 
 def test_the_commands_survive_a_shell():
     """A path with spaces is quoted, and a server's address is where each harness takes it."""
-    line = use_line(Path("/a b/c.json"), Use("my model", "http://x:1", "its name")).removeprefix("use: ")
+    line = use_line(
+        Path("/a b/c.json"), Use("my model", served={"base_url": "http://x:1", "served_as": "its name"})
+    ).removeprefix("use: ")
     lm_eval, inspect = (shlex.split(part) for part in line.split("; "))
     served = ["-M", "runner=vllm", "-M", "served_as=its name", "--model-base-url", "http://x:1"]
     assert lm_eval[lm_eval.index("--model_args") + 1] == (
         "pretrained=my model,runner=vllm,served_as=its name,base_url=http://x:1,steering=/a b/c.json"
     )
     assert inspect[4:] == ["hook_steered/my model", *served, "-T", "steering=/a b/c.json"]
+    here = shlex.split(use_line(Path("/c.json"), Use("embedded")).rpartition("; ")[2])
+    assert here[4:] == ["hook_steered/embedded", "-T", "steering=/c.json"]
 
 
 def test_the_commands_open_the_model_that_was_calibrated():

@@ -1,4 +1,4 @@
-"""What `-M` may say to our Inspect providers: how a model is run, never what is done to it. Standard library only."""
+"""What `-M` may say to our Inspect providers: how a model is run, never what is done to it. No host."""
 
 import json
 import math
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from model_adapters.backends.vllm.address import checked_address, server_address
 from model_adapters.errors import Refused
 from model_adapters.secret import looks_secret
 
@@ -81,8 +82,9 @@ class Opening:
 def hook_opening(arguments: Mapping[str, Any], base_url: str | None) -> Opening:
     """What `-M` and Inspect's base URL say of the model.
 
-    Raises Refused for an argument that the runner doesn't take, for a value of the wrong kind, and where a base URL
-    and the runner don't go together.
+    A server's address is the base URL, else the environment's. Raises Refused for an argument that the runner doesn't
+    take, for a value of the wrong kind, and where a base URL and the runner don't go together, SteerError for an
+    address that is none.
     """
     check_arguments("hook_steered", arguments)
     runner = str(arguments.get("runner", "local"))
@@ -97,9 +99,12 @@ def hook_opening(arguments: Mapping[str, Any], base_url: str | None) -> Opening:
     if runner == "local" and base_url is not None:
         raise Refused(f"hook_steered runs in this process; leave the base URL {base_url} out, or add -M runner=vllm")
     if runner == "vllm":
-        if base_url is None:
-            raise Refused("runner=vllm needs --model-base-url http://HOST:PORT, the address of a vLLM server")
-        opening["base_url"] = base_url
+        address = server_address(base_url)
+        if address is None:
+            raise Refused(
+                "runner=vllm needs --model-base-url http://HOST:PORT, the address of a vLLM server, or VLLM_BASE_URL"
+            )
+        opening["base_url"] = checked_address(address)
     return Opening(runner, opening, is_true("unsteered", arguments.get("unsteered", False)))
 
 

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 from model_adapters.backends.local import open_local
-from model_adapters.backends.local.loading import model_tokenizer
-from model_adapters.backends.vllm import CONCURRENCY, VllmBackend, open_vllm
 from model_adapters.errors import Refused
 from model_adapters.harnesses.once import Once
+from model_adapters.harnesses.served import open_served
 
 
 class Closes(Protocol):
@@ -74,41 +73,6 @@ def _key(name: str, arguments: Mapping[str, Any]) -> str:
 
 ENGINES = Engines(open_local)
 """Of this process: weights are too large to load once per provider object, and Inspect makes several per eval."""
-
-
-def open_served(
-    name: str,
-    *,
-    base_url: str,
-    served_as: str | None = None,
-    tokenizer: str | None = None,
-    revision: str | None = None,
-    rows: int = CONCURRENCY,
-    max_length: int | None = None,
-    template_arguments: Mapping[str, object] | None = None,
-) -> VllmBackend:
-    """A probed backend on the vLLM server at `base_url`, with the tokenizer of `name`, or another one's.
-
-    `rows` is how many requests are under way at once. Blocks. Raises SteerError where tokenizer or server isn't there.
-    """
-    read = model_tokenizer(tokenizer or name, revision)
-
-    async def opened() -> VllmBackend:
-        backend = await open_vllm(
-            name,
-            read,
-            base_url,
-            served_as=served_as,
-            max_length=max_length,
-            template_arguments=template_arguments,
-            revision=revision,
-            arguments={} if tokenizer is None else {"tokenizer": tokenizer},
-            concurrency=rows,
-        )
-        await backend.aclose()  # the connections of this loop, which ends here; others open their own
-        return backend
-
-    return asyncio.run(opened())
 
 
 SERVED = Engines(open_served)

@@ -10,10 +10,11 @@ from inspect_ai.model import GenerateConfig, ModelInfo, set_model_info
 from model_adapters.backend import Backend
 from model_adapters.backends.local import model_shape
 from model_adapters.backends.vllm import CONCURRENCY
-from model_adapters.errors import Refused, SteerError
+from model_adapters.errors import Refused
 from model_adapters.harnesses.inspect_arguments import hook_opening
 from model_adapters.harnesses.inspect_engines import ENGINES, SERVED, Engines, check_loop
 from model_adapters.harnesses.inspect_request import RequestModel
+from model_adapters.harnesses.served import known_shape
 from model_adapters.identity import digest
 
 CONNECTIONS = 64
@@ -52,12 +53,8 @@ class HookSteered(RequestModel):
 
     def shape(self) -> tuple[int, int] | None:
         """`(n_layers, d_model)` from the model's config, nothing loaded; None where only the server knows it."""
-        try:
-            return model_shape(self.model_name, self._opening.arguments.get("revision"))
-        except SteerError:
-            if self._is_served:
-                return None
-            raise
+        revision = self._opening.arguments.get("revision")
+        return (known_shape if self._is_served else model_shape)(self.model_name, revision)
 
     async def backend(self) -> Backend:
         """The model, loaded or probed outside the event loop at the first call in this process."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from model_adapters.backends.vllm.address import checked_address, server_address
 from model_adapters.errors import SteerError
 
 RUNNERS = ("local", "vllm")
@@ -40,7 +41,10 @@ class Server:
 
 
 def server_of(own: Mapping[str, Any]) -> Server | None:
-    """The server that `runner=vllm` names; None for `runner=local`. Raises SteerError where they don't go together."""
+    """The server that `runner=vllm` names, or the environment does; None for `runner=local`.
+
+    Raises SteerError where they don't go together.
+    """
     runner = own.get("runner") or "local"
     if runner not in RUNNERS:
         raise SteerError(f"runner={runner} is not there; hook_steered has runner={' and runner='.join(RUNNERS)}")
@@ -49,12 +53,14 @@ def server_of(own: Mapping[str, Any]) -> Server | None:
         if given:
             raise SteerError(f"{next(iter(given))}=… names a vLLM server; add runner=vllm, or leave it out")
         return None
+    if "base_url" not in given and (address := server_address(None)) is not None:
+        given["base_url"] = address
     if "base_url" not in given:
-        raise SteerError("runner=vllm needs base_url=http://HOST:PORT, the address of a vLLM server")
+        raise SteerError("runner=vllm needs base_url=http://HOST:PORT, the address of a vLLM server, or VLLM_BASE_URL")
     for name, value in given.items():
         if not isinstance(value, str) or not value:
             raise SteerError(f"{name} is {value!r}, not a text; put it in quotes: {name}='\"…\"'")
-    return Server(given["base_url"], given.get("served_as"))
+    return Server(checked_address(given["base_url"]), given.get("served_as"))
 
 
 def refuse_loading(given: Mapping[str, Any], loader: tuple[str, ...]) -> None:

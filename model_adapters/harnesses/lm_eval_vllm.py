@@ -8,6 +8,7 @@ from model_adapters.errors import SteerError
 from model_adapters.harnesses.lm_eval_arguments import HookArguments, truth, whole
 from model_adapters.harnesses.lm_eval_host import Host
 from model_adapters.harnesses.lm_eval_runner import Server, identity_arguments
+from model_adapters.harnesses.served import known_shape
 
 
 async def open_served(given: HookArguments, server: Server) -> Host:
@@ -40,6 +41,7 @@ async def open_served(given: HookArguments, server: Server) -> Host:
         template_mode=given.chat_template,
         revision=hf.get("revision"),
         arguments=identity_arguments(given.hf, given.own_seed),
+        config_shape=known_shape(name, hf.get("revision")),
         concurrency=given.rows or CONCURRENCY,
     )
     try:

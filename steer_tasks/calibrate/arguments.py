@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_adapters.errors import SteerError
-from steer_tasks.calibrate.opening import RUNNERS
 from steer_tasks.calibrate.outcomes import LOSSES
 from steer_tasks.parameters import parameters
+from steer_tasks.runner import add_runner_options
 
 if TYPE_CHECKING:
     from model_adapters.features import Dictionary
@@ -56,12 +56,7 @@ def add_calibrate_options(one: argparse.ArgumentParser) -> None:
     one.add_argument("--draw", type=int, default=0, help="seeds a method that samples (default 0)")
     one.add_argument("--dictionary", help="a feature dictionary for methods that need one: `demo`, a file, a folder")
     one.add_argument("--no-store", action="store_true", help="answer everything anew, and keep no answer")
-    one.add_argument("--runner", choices=RUNNERS, default="local", help="who runs the model (default local)")
-    one.add_argument("--base-url", metavar="URL", help="a vLLM server, with --runner vllm")
-    one.add_argument("--served-as", metavar="NAME", help="the server's name of the model")
-    one.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
-    one.add_argument("--device", help="cpu, cuda, cuda:1, mps")
-    one.add_argument("--revision", help="a revision of the model on the hub")
+    add_runner_options(one)
 
 
 def named_methods(names: Sequence[str], pairs: Sequence[str]) -> list["Method"]:
@@ -139,15 +134,18 @@ def check_one(given: argparse.Namespace) -> None:
 
 
 def check_shape(given: argparse.Namespace, layers: Sequence[int]) -> None:
-    """Raise Refused for layers that the model doesn't have, before its weights are loaded."""
+    """Raise Refused for layers that the model doesn't have, before its weights are loaded, or anything is asked."""
     from model_adapters.backends.local.loading import model_shape
     from model_adapters.errors import Refused
+    from model_adapters.harnesses.served import known_shape
 
     if not layers:
         return
-    n_layers, _ = model_shape(given.model, given.revision)
-    if wrong := [layer for layer in layers if not 0 <= layer < n_layers]:
-        raise Refused(f"--layers: layer {wrong[0]} is out of range; {given.model} has layers 0 to {n_layers - 1}")
+    shape = (model_shape if given.runner == "local" else known_shape)(given.model, given.revision)
+    if shape is None:  # only the server knows, and says so when the method asks
+        return
+    if wrong := [layer for layer in layers if not 0 <= layer < shape[0]]:
+        raise Refused(f"--layers: layer {wrong[0]} is out of range; {given.model} has layers 0 to {shape[0] - 1}")
 
 
 def dictionary_of(name: str | None) -> "Dictionary | None":

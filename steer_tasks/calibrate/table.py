@@ -2,13 +2,14 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steer_tasks.calibrate.limits import Bounded
 from steer_tasks.calibrate.trace import Point, Trace
+from steer_tasks.runner import served_by
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -108,25 +109,25 @@ def edge_lines(trace: Trace) -> list[str]:
 
 @dataclass(frozen=True)
 class Use:
-    """The model that was calibrated, as both harnesses are told it."""
+    """The model that was calibrated, as both harnesses are told it. `served` is empty without a server."""
 
     model: str
-    server: str | None = None
-    served_as: str | None = None
     dtype: str | None = None
     revision: str | None = None
+    served: Mapping[str, str] = field(default_factory=dict)
+    """A vLLM server's arguments as lm-eval calls them, its address first."""
 
     @classmethod
     def of(cls, given: argparse.Namespace) -> "Use":
         """As the command line names it."""
-        return cls(given.model, given.base_url, given.served_as, given.dtype, given.revision)
+        return cls(given.model, given.dtype, given.revision, served_by(given))
 
     @property
     def arguments(self) -> dict[str, str]:
-        """What both harnesses take under one name, as far as it was given."""
-        named = {"dtype": self.dtype, "revision": self.revision, "served_as": self.served_as}
-        found = {"runner": "vllm"} if self.server else {}
-        return found | {name: value for name, value in named.items() if value is not None}
+        """What both harnesses take under one name, as far as it was given; the address, which they don't, left out."""
+        opened = {"dtype": self.dtype, "revision": self.revision}
+        served = {"runner": "vllm", **self.served} if self.served else {}
+        return {name: value for name, value in {**opened, **served}.items() if value is not None and name != "base_url"}
 
 
 def closing_lines(trace: Trace, path: Path, use: Use) -> list[str]:
@@ -138,14 +139,15 @@ def closing_lines(trace: Trace, path: Path, use: Use) -> list[str]:
 def use_line(path: Path, use: Use) -> str:
     """Two commands that run a steering's file, on questions that calibration never saw."""
     named = [f"{name}={value}" for name, value in use.arguments.items()]
-    server = [f"base_url={use.server}"] if use.server else []
+    address = use.served.get("base_url")
+    server = [f"base_url={address}"] if address else []
     hook = shlex.quote(",".join([f"pretrained={use.model}", *named, *server, f"steering={path}"]))
-    opened = "".join(f" -M {shlex.quote(one)}" for one in named)
-    opened += f" --model-base-url {shlex.quote(use.server)}" if use.server else ""
-    task = shlex.quote(f"steering={path}")
+    words = [f"hook_steered/{use.model}", *(word for one in named for word in ("-M", one))]
+    words += ["--model-base-url", address] if address else []
+    words += ["-T", f"steering={path}"]
     return (
         f"use: lm_eval --model hook_steered --model_args {hook} --tasks mmlu_171_mc; "
-        f"inspect eval steer_tasks/behavior --model {shlex.quote(f'hook_steered/{use.model}')}{opened} -T {task}"
+        f"inspect eval steer_tasks/behavior --model {shlex.join(words)}"
     )
 
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from model_adapters.backend import (
 from model_adapters.backends.encoding import Encoding
 from model_adapters.backends.passage import Scored, rolling_windows
 from model_adapters.backends.vllm.probe import Probe
-from model_adapters.backends.vllm.server import VllmServer
+from model_adapters.backends.vllm.server import Lost, VllmServer
 from model_adapters.backends.vllm.vectors import added, steering_vectors, unsupported
 from model_adapters.errors import NotApplied, Refused, SteerError
 from model_adapters.identity import ModelIdentity
@@ -30,13 +30,20 @@ from model_adapters.steering import CONTROL, Steering
 SEEDS = 2**31
 """vLLM takes seeds below 2^63; these fit every sampler behind it."""
 
+WAITS_S = (0.5, 2.0, 8.0)
+"""Pauses before a request that was lost is asked again. A server that is gone for longer ends the run, which goes on
+when it is started again."""
+
+Answer = TypeVar("Answer")
+
 
 class VllmBackend:
     """Runs steered requests on a vLLM server with the plugin vllm-lens; `open_vllm` makes one and probes the server.
 
     Added vectors and SystemPrompts only. Prompts are rendered and tokenized here and sent as token ids, so that what
     is steered is counted on the tokens that the model reads. Requests of one steering share a prefix cache on the
-    server, of two never. Proofs are `probed`: every steering's layers are probed before its first answer.
+    server, of two never. Proofs are `probed`: every steering's layers are probed before its first answer, and again
+    after a connection was lost, as the server may have been started anew.
     """
 
     name = "vllm"
@@ -55,7 +62,7 @@ class VllmBackend:
         self.server, self.encoding, self.served_as, self.max_length = server, encoding, served_as, max_length
         self.n_layers, self.d_model = shape
         self._probe, self._identity = probe, identity
-        self._proved: dict[str, asyncio.Task[None]] = {}
+        self._proved: dict[tuple[str, int], asyncio.Task[None]] = {}
 
     @property
     def identity(self) -> ModelIdentity:
@@ -147,9 +154,8 @@ class VllmBackend:
         start = max(len(tokens), 1)
         if len(whole) <= start:
             raise Refused(f"after a prompt of {len(tokens)} tokens the response has none to read")
-        await self._prove(steering)
         vectors = steering_vectors(added(steering), len(tokens), len(whole))
-        return (await self._probe.captured(whole, True, vectors))[:, start:]
+        return (await self._proven(steering, lambda: self._probe.captured(whole, True, vectors)))[:, start:]
 
     async def aclose(self) -> None:
         """Close the connections of this event loop."""
@@ -187,25 +193,47 @@ class VllmBackend:
         asked: Mapping[str, object],
     ) -> dict[str, Any]:
         """One completion under a steering whose layers were probed."""
-        await self._prove(steering)
         vectors = steering_vectors(added(steering), prompt_tokens, read_tokens)
         extra = {"apply_steering_vectors": vectors} if vectors else {}
         # Keys and values that one steering left in the server's prefix cache must not serve another.
         more = {**asked, "cache_salt": self._identity.run(steering.fingerprint)}
-        body = await self.server.complete(self.served_as, tokens, extra, more)
+        body = await self._proven(steering, lambda: self.server.complete(self.served_as, tokens, extra, more))
         if not body.get("choices"):
             raise SteerError(f"vLLM at {self.server.url} answers without a choice")
         return body
 
+    async def _proven(self, steering: Steering, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """What is asked for after the steering was probed; both again where the connection is lost meanwhile."""
+        waits = iter(WAITS_S)
+        while True:
+            seen = self.server.losses
+            try:
+                await self._prove(steering)
+                answer = await ask()
+                if self.server.losses != seen:  # another process may have answered
+                    await self._prove(steering)
+                return answer
+            except Lost:
+                wait = next(waits, None)
+                if wait is None:
+                    raise
+                await asyncio.sleep(wait)
+
     async def _prove(self, steering: Steering) -> None:
-        """Probe each layer that the steering changes, once; requests that come meanwhile wait for it."""
-        sums = added(steering)
-        key = steering.fingerprint
+        """Probe each layer that the steering changes, once; after a loss first whether it still is the same model."""
+        losses = self.server.losses
+        if losses:
+            await self._once(("", losses), self._probe.check_same)
+        if added(steering):
+            await self._once((steering.fingerprint, losses), lambda: self._probe_layers(steering))
+
+    async def _once(self, key: tuple[str, int], probe: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a probe unless it was passed; requests that come meanwhile wait for it."""
         task = self._proved.get(key)
-        if not sums or (task is not None and task.done() and not task.cancelled() and task.exception() is None):
+        if task is not None and task.done() and not task.cancelled() and task.exception() is None:
             return
         if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
-            task = self._proved[key] = asyncio.ensure_future(self._probe_layers(steering))
+            task = self._proved[key] = asyncio.ensure_future(probe())
         await asyncio.shield(task)
 
     async def _probe_layers(self, steering: Steering) -> None:

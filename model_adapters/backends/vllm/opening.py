@@ -32,15 +32,17 @@ async def open_vllm(
     template_mode: str | None = None,
     revision: str | None = None,
     arguments: Mapping[str, str] | None = None,
+    config_shape: tuple[int, int] | None = None,
     concurrency: int = CONCURRENCY,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> VllmBackend:
     """A backend on the server at `base_url`, probed: a zero and a non-zero vector, before any answer is asked for.
 
     `tokenizer` must be the served model's own, of this `revision`; `served_as` is the server's name of the model where
-    it serves several; `arguments` enter the identity. The key comes from the environment. Raises SteerError where the
-    server can't be reached, serves another model, reads texts as other tokens or has no vllm-lens, NotApplied where it
-    doesn't steer as asked.
+    it serves several; `arguments` enter the identity; `config_shape` is `(n_layers, d_model)` of the model that is
+    meant, where that is known here. The key comes from the environment. Raises SteerError where the server can't be
+    reached, serves another model, reads texts as other tokens or has no vllm-lens, NotApplied where it doesn't steer
+    as asked.
     """
     server = VllmServer(base_url, os.environ.get(KEY) or None, concurrency=concurrency, transport=transport)
     try:
@@ -49,6 +51,11 @@ async def open_vllm(
         await _check_tokens(server, card["id"], encoding, name)
         probe = Probe(server, card["id"], _probe_tokens(encoding))
         shape = await probe.shape()
+        if config_shape is not None and config_shape != shape:
+            raise SteerError(
+                f"vLLM at {server.url} serves {card['id']} of {_size(shape)}, and {name} has {_size(config_shape)}; "
+                "name the served model"
+            )
         await probe.check_steers(*shape)
         length = min(int(card.get("max_model_len") or 2048), max_length or 2**31)
         identity = ModelIdentity(
@@ -95,6 +102,10 @@ async def _check_tokens(server: VllmServer, model: str, encoding: Encoding, name
             f"the tokenizer of {name} isn't that of {model}, which vLLM at {server.url} serves; name the served model, "
             "or give tokenizer=…"
         )
+
+
+def _size(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} layers of width {shape[1]}"
 
 
 def _probe_tokens(encoding: Encoding) -> list[int]:

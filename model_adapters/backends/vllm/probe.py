@@ -86,6 +86,22 @@ class Probe:
         await self.check(Added(layer, drawn, drawn), scale=0.0)
         await self.check(Added(layer, drawn, drawn))
 
+    async def check_counts(self, n_layers: int, d_model: int) -> None:
+        """A vector at response positions must stay while tokens are written, and not reach the prompt. Raises
+        NotApplied."""
+        drawn = np.random.default_rng(1).standard_normal(d_model).astype(np.float32)
+        await self.check(Added((n_layers - 1) // 2, np.zeros_like(drawn), drawn))
+
+    async def check_same(self) -> None:
+        """What `check_steers` read without a vector must be read again. Raises NotApplied for another model."""
+        layer, bare = next(iter(self._bare.items()))
+        off = np.linalg.norm((await self.captured(self.tokens, [layer]))[0] - bare, axis=-1)
+        if not (off <= 2 * OF_RESIDUAL * np.linalg.norm(bare, axis=-1)).all():
+            raise NotApplied(
+                f"vLLM at {self.server.url} serves another model than when this run began (layer {layer} is off by "
+                f"{off.max():.3g}); start the run again"
+            )
+
     async def check(self, sums: Added, scale: float | None = None) -> None:
         """The vectors of one layer must be added at their positions and nowhere else.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from model_adapters.backends.vllm.address import checked_address
 from model_adapters.errors import Refused, SteerError
 
 CONCURRENCY = 256
@@ -16,6 +17,20 @@ CONCURRENCY = 256
 CONNECT_S = 10.0
 ANSWER_S = 3600.0
 """A queue of long answers may take this long; a dead server is noticed by its closed connection."""
+
+LOOK_S = 60.0
+"""What runs no model answers sooner."""
+
+KEPT_S = 2.0
+"""An idle connection is let go before the server closes it (5 seconds), so that no request meets a closing one."""
+
+AWAY = (429, 502, 503, 504)
+"""What a full server says, and what stands before one says while it is away."""
+
+
+class Lost(SteerError):
+    """A request without an answer, as the connection was lost or the server was away for a moment; it may be asked
+    again. What the server does must then be probed again: it may be another process."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,7 @@ class VllmServer:
     """A server at `url` (with or without `/v1`). Works from any event loop; `transport` stands in for the network.
 
     At most `concurrency` requests are under way, the server batches them. The key is sent and never shown.
+    `losses` counts the requests that raised Lost.
     """
 
     def __init__(
@@ -40,11 +56,8 @@ class VllmServer:
         concurrency: int = CONCURRENCY,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.url = url.rstrip("/").removesuffix("/v1")
-        if not self.url.startswith(("http://", "https://")):
-            raise SteerError(f"base_url={url!r} is not an address; give http://host:port of a vLLM server")
-        if "@" in self.url:
-            raise SteerError("base_url holds a password, and hosts write it into their results; set VLLM_API_KEY")
+        self.url = checked_address(url)
+        self.losses = 0
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._concurrency, self._transport = concurrency, transport
         self._lanes: dict[asyncio.AbstractEventLoop, _Lane] = {}
@@ -58,7 +71,7 @@ class VllmServer:
         """The server's version; None where it doesn't say."""
         try:
             found = (await self._ask("GET", "/version")).get("version")
-        except SteerError:
+        except Refused:
             return None
         return None if found is None else str(found)
 
@@ -94,7 +107,7 @@ class VllmServer:
         }
         if extra:
             body["vllm_xargs"] = {name: json.dumps(value) for name, value in extra.items()}
-        return await self._ask("POST", "/v1/completions", body)
+        return await self._ask("POST", "/v1/completions", body, ANSWER_S)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop."""
@@ -102,18 +115,26 @@ class VllmServer:
         if lane is not None:
             await lane.client.aclose()
 
-    async def _ask(self, verb: str, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
+    async def _ask(
+        self, verb: str, path: str, body: Mapping[str, object] | None = None, seconds: float | None = None
+    ) -> dict[str, Any]:
+        seconds = LOOK_S if seconds is None else seconds
         lane = self._lane()
+        timeout = httpx.Timeout(seconds, connect=CONNECT_S, pool=ANSWER_S)
         async with lane.slots:
             try:
-                answer = await lane.client.request(verb, self.url + path, json=body)
+                answer = await lane.client.request(verb, self.url + path, json=body, timeout=timeout)
+            except httpx.ReadTimeout:
+                raise SteerError(
+                    f"vLLM at {self.url} gave no answer to {path} within {seconds:g} seconds; look at its log"
+                ) from None
             except httpx.HTTPError as problem:
                 why = str(problem) or type(problem).__name__
-                raise SteerError(
-                    f"vLLM at {self.url} can't be reached ({why}); is `vllm serve` running there?"
-                ) from None
+                raise self._lost(f"can't be reached ({why}); is `vllm serve` running there?") from None
         if answer.status_code in (401, 403):
             raise SteerError(f"vLLM at {self.url} refuses the key; set VLLM_API_KEY to the server's --api-key")
+        if answer.status_code in AWAY:
+            raise self._lost(f"answers {answer.status_code}; is `vllm serve` running there, and not too busy?")
         try:
             found = answer.json()
         except ValueError:
@@ -122,6 +143,10 @@ class VllmServer:
             raise _problem(self.url, answer.status_code, found)
         return found
 
+    def _lost(self, why: str) -> Lost:
+        self.losses += 1
+        return Lost(f"vLLM at {self.url} {why}")
+
     def _lane(self) -> _Lane:
         loop = asyncio.get_running_loop()
         lane = self._lanes.get(loop)
@@ -129,10 +154,10 @@ class VllmServer:
             # Connections of a loop that has ended can't be closed any more, only let go.
             for ended in [one for one in self._lanes if one.is_closed()]:
                 del self._lanes[ended]
-            limits = httpx.Limits(max_connections=self._concurrency, max_keepalive_connections=self._concurrency)
-            timeout = httpx.Timeout(ANSWER_S, connect=CONNECT_S)
+            most = self._concurrency
+            limits = httpx.Limits(max_connections=most, max_keepalive_connections=most, keepalive_expiry=KEPT_S)
             transport = self._transport or httpx.AsyncHTTPTransport(retries=3, limits=limits)
-            client = httpx.AsyncClient(timeout=timeout, transport=transport, headers=self._headers)
+            client = httpx.AsyncClient(transport=transport, headers=self._headers)
             lane = self._lanes[loop] = _Lane(client, asyncio.Semaphore(self._concurrency))
         return lane
 

@@ -36,7 +36,7 @@ class Added:
 
 
 def added(steering: Steering) -> tuple[Added, ...]:
-    """The sums of a steering's vectors for each layer that it changes, lowest first.
+    """The sums of a steering's vectors by layer that it changes, lowest first; where they cancel, it changes none.
 
     Summed in float32, as the local engine does; the server casts the sum to the model's dtype before it adds.
     """
@@ -50,7 +50,7 @@ def added(steering: Steering) -> tuple[Added, ...]:
         at_prompt = term if one.positions in ("all", "prompt") else none
         at_response = term if one.positions in ("all", "response") else none
         sums[one.layer] = Added(one.layer, known.prompt + at_prompt, known.response + at_response)
-    return tuple(sums[layer] for layer in sorted(sums))
+    return tuple(sums[layer] for layer in sorted(sums) if sums[layer].prompt.any() or sums[layer].response.any())
 
 
 def steering_vectors(

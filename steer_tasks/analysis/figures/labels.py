@@ -49,7 +49,8 @@ class Point:
 def place_labels(axes: "Axes", points: Sequence[Point]) -> None:
     """Write each point's name where it covers the fewest bars, points and other names; the axes' limits are final."""
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]
-    taken, names = [box for point in points for box in _boxes(axes, point)], []
+    taken = [box for point in points for box in _boxes(axes, point)]
+    names: list[Bbox] = []
     frame = axes.get_window_extent()
     for point in points:
         best = None
@@ -61,7 +62,7 @@ def place_labels(axes: "Axes", points: Sequence[Point]) -> None:
             text.set_in_layout(False)
             box = text.get_window_extent()
             covered = sum(_shared(box, other) for other in taken) + 4 * _outside(box, frame)
-            covered += _NAME * sum(_shared(box, other) for other in names)
+            covered += _NAME * sum((_shared(box, other) for other in names), 0.0)
             text.remove()
             if best is None or covered < best[0] - 1e-6:
                 best = (covered, offset, sideways, upright, box)
