@@ -23,8 +23,8 @@ _QUESTIONS = ("mmlu_171", "mmlu_114", "open_ended")
 
 @dataclass(frozen=True)
 class GridModel:
-    """A model of the grid: Inspect's name for it, its arguments (`-M`), arguments of every arm run on it, and the address
-    of the server that runs it (`--model-base-url`)."""
+    """A model of the grid: Inspect's name for it, its arguments (`-M`), arguments of every arm run on it, and the
+    address of the server that runs it (`--model-base-url`)."""
 
     name: str
     args: Mapping[str, Any] = field(default_factory=dict)

@@ -29,8 +29,8 @@ def open_served(
 ) -> VllmBackend:
     """A probed backend on the vLLM server at `base_url`, with the tokenizer of `name`, or another one's.
 
-    `rows` is how many requests are under way at once. Blocks, outside an event loop. Raises what `open_vllm` raises, and
-    SteerError where the tokenizer isn't there.
+    `rows` is how many requests are under way at once. Blocks, outside an event loop. Raises what `open_vllm` raises,
+    and SteerError where the tokenizer isn't there.
     """
     read = model_tokenizer(tokenizer or name, revision)
 
