@@ -84,13 +84,13 @@ def run(given: argparse.Namespace) -> None:
             return
     if grid.judged and options.judge is None:
         raise SteerError(f"grid {grid.name} asks for judged scores and names no judge; add --judge PROVIDER/MODEL")
+    check_servers(grid, options.log_dir)
     if options.judge is not None:
         check_judge_up_front(options.judge, [model.name for model in grid.models])
     else:
         print(
             "no judge, so no score for behavior and coherence; run the same command again with --judge PROVIDER/MODEL"
         )
-    check_servers(grid, options.log_dir)
     logs = generated(grid, tasks, options)
     if options.judge is not None:
         logs = [judge_log(log, options.judge, grid.rubrics, options.display) for log in logs]

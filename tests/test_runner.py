@@ -1,13 +1,22 @@
 """`steer prepare` and `steer doctor` with a vLLM server."""
 
+import json
 import re
+from argparse import Namespace
 
+import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
+from model_adapters.backends.vllm import status
+from model_adapters.controller_json import controller_of
+from model_adapters.harnesses.inspect_arguments import hook_opening
+from model_adapters.harnesses.served import open_served
+from model_adapters.steering import EditFeatures, FeatureEdit, Steering
 from model_adapters.steering_file import load_steering
 from steer_tasks import doctor
 from steer_tasks.cli import main
+from steer_tasks.runner import open_model
 from tests import lm_eval_cases
 from tests.fake_vllm import FakeVllm, listening
 from tests.tiny_dictionary import write_dictionary
@@ -32,7 +41,7 @@ def no_weights(monkeypatch):
 
 @pytest.mark.usefixtures("no_weights", "empty_cache")
 def test_a_steering_is_prepared_on_a_server(tiny, fake, tmp_path, capsys):
-    """Contrasts and residual norms are read there; the file says whose they are; the second time nothing is read."""
+    """Contrasts and residual norms are read there; the file says whose they are, and a second time nothing is."""
     out = tmp_path / "funny.json"
     with listening(fake) as url:
         words = ["prepare", "caa", "--behavior", "funny", "--model", tiny, "-p", "layer=2", "-p", "dose=0.3"]
@@ -51,18 +60,12 @@ def test_a_steering_is_prepared_on_a_server(tiny, fake, tmp_path, capsys):
     assert f"fingerprint  {steering.fingerprint}" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("no_weights", "empty_cache")
-def test_both_harnesses_and_the_command_share_a_preparation(tiny, fake, tmp_path):
-    """What Inspect's provider prepared on a server is found by `steer prepare`, as both open the server alike."""
-    from model_adapters.harnesses.inspect_arguments import hook_opening
-    from model_adapters.harnesses.served import open_served
-    from steer_tasks.runner import open_model
-
+@pytest.mark.usefixtures("no_weights")
+def test_the_commands_open_a_server_as_inspect_does(tiny, fake):
+    """Both are the same model to stores and preparations, so what one of them found the other one finds."""
     with listening(fake) as url:
-        from argparse import Namespace
-
-        given = {"base_url": f"{url}/v1", "served_as": "served", "tokenizer": None, "dtype": None, "device": None}
-        here = open_model(Namespace(model=tiny, runner="vllm", revision=None, **given))
+        given = {"base_url": f"{url}/v1", "served_as": "served", "tokenizer": None, "revision": None}
+        here = open_model(Namespace(model=tiny, runner="vllm", **given))
         there = open_served(tiny, **hook_opening({"runner": "vllm", "served_as": "served"}, url).arguments)
     assert here.identity == there.identity
 
@@ -70,25 +73,15 @@ def test_both_harnesses_and_the_command_share_a_preparation(tiny, fake, tmp_path
 @pytest.mark.usefixtures("no_weights", "empty_cache")
 def test_edits_that_pin_are_refused_on_a_server(tiny, fake, tmp_path, capsys):
     """Nudges of features become vectors and run; a pin is a clamp, which is refused by name."""
-    import numpy as np
-
     folder = write_dictionary(tmp_path / "dictionary", np.eye(5, 32, dtype=np.float32))
+    pin = tmp_path / "pin.json"
+    pin.write_text(json.dumps(controller_of(Steering((EditFeatures((FeatureEdit(1, 0.5, "pin"),)),)))))
     with listening(fake) as url:
-        words = ["prepare", "features", "--behavior", "funny", "--model", tiny, "--dictionary", str(folder)]
+        words = ["prepare", "features", "--model", tiny, "--dictionary", str(folder)]
         words += ["--runner", "vllm", "--base-url", url]
         assert main([*words, "-p", "edits=1@0.5"]) == 0
-        assert main([*words, "-p", "edits=FILE".replace("FILE", str(_pin(tmp_path, folder)))]) == 2
+        assert main([*words, "-p", f"edits={pin}"]) == 2
     assert "ClampFeature: vLLM only adds vectors" in capsys.readouterr().err.splitlines()[-1]
-
-
-def _pin(folder, dictionary):
-    """A file with one pinned feature."""
-    from model_adapters.features import open_dictionary
-    from model_adapters.steering import EditFeatures, FeatureEdit, Steering
-    from model_adapters.steering_file import save_steering
-
-    edits = (FeatureEdit(1, 0.5, "pin"),)
-    return save_steering(Steering((EditFeatures(edits, open_dictionary(str(dictionary)).digest),)), folder / "pin.json")
 
 
 @pytest.mark.parametrize(
@@ -178,8 +171,6 @@ def test_doctor_survives_a_server_that_is_not_there(capsys, monkeypatch, address
 
 def test_doctor_does_not_wait_for_a_server_that_hangs(capsys, monkeypatch):
     """All questions together have a limit."""
-    from model_adapters.backends.vllm import status
-
     monkeypatch.setattr(status, "SECONDS", 0.2)
     with listening(FakeVllm(seconds=5.0)) as url:
         found = examined(capsys, "--base-url", url)

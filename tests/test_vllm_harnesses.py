@@ -17,6 +17,7 @@ import steer_tasks.providers  # noqa: F401 (registers the providers)
 from model_adapters.errors import Refused, SteerError
 from model_adapters.harnesses.documents import plain_form
 from model_adapters.harnesses.inspect import unload
+from model_adapters.harnesses.inspect_arguments import hook_opening
 from model_adapters.harnesses.inspect_engines import SERVED as SERVERS
 from model_adapters.harnesses.lm_eval import HookSteered
 from model_adapters.harnesses.lm_eval_arguments import LOADER_ARGUMENTS, hook_arguments
@@ -86,6 +87,28 @@ def test_a_server_that_is_named_wrongly_is_refused(case, tiny):
     with pytest.raises(SteerError, match=re.escape(said)) as caught:
         HookSteered(pretrained=tiny, method="control", **arguments)
     assert "hush" not in str(caught.value)
+
+
+def test_the_environment_names_the_server_where_no_argument_does(tiny, monkeypatch):
+    """VLLM_BASE_URL is the address of both harnesses, what is given wins, and it makes no local model a server's."""
+    with served() as (_, url):
+        monkeypatch.setenv("VLLM_BASE_URL", f"{url}/v1/")
+        there = HookSteered(pretrained=tiny, runner="vllm", method="control")
+        assert there.backend.identity.url == url
+        with pytest.raises(SteerError, match=r"http://127.0.0.1:9 can't be reached"):
+            HookSteered(pretrained=tiny, runner="vllm", base_url="http://127.0.0.1:9", method="control")
+        api = get_model(f"hook_steered/{tiny}", memoize=False, runner="vllm").api
+        assert asyncio.run(api.backend()).identity.url == url
+    assert hook_arguments({"pretrained": tiny, "method": "control"}).server is None
+    assert hook_opening({}, None).arguments == {}
+    asyncio.run(unload())
+
+
+def test_a_server_of_another_model_is_found_out_by_its_shape(tiny):
+    """Its only model answers for no other, however alike the tokenizers are."""
+    with served(d_model=16) as (fake, url), pytest.raises(SteerError, match=r"of width 16, and .* of width 32"):
+        HookSteered(**on(url, tiny, method="control"))
+    assert {body["cache_salt"] for body in fake.bodies} == {"probe"}
 
 
 @pytest.mark.parametrize("name", [*REFUSED_SERVED, *LOADER_ARGUMENTS])

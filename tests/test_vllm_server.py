@@ -1,4 +1,4 @@
-"""A real vLLM server, steered: the same answers as the local engine, one by one and in one batch, in both harnesses.
+"""A real vLLM server, steered: the same answers as the local engine, one by one and in one batch, from every command.
 
 `make test-vllm` builds the server's environment and runs these; STEER_TASKS_VLLM names the environment.
 """
@@ -6,12 +6,14 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from inspect_ai.log import list_eval_logs, read_eval_log
 
 from model_adapters.backend import Message, Request, Sampling
@@ -19,8 +21,12 @@ from model_adapters.backends.local import open_local
 from model_adapters.backends.local.embedded import embedded_model_path
 from model_adapters.backends.local.loading import model_tokenizer
 from model_adapters.backends.vllm import open_vllm
+from model_adapters.behavior import find_behavior
 from model_adapters.errors import Refused
+from model_adapters.methods import build_method
+from model_adapters.preparation import prepare
 from model_adapters.steering import CONTROL, AddVector, ClampFeature, Steering
+from model_adapters.steering_file import load_steering
 from tests.vllm_process import serving
 
 pytestmark = [pytest.mark.vllm, pytest.mark.embedded, pytest.mark.timeout(900)]
@@ -222,6 +228,18 @@ def test_in_bfloat16_likelihoods_stay_close(half, local, name):
 
 # The command lines
 
+SHORT = """
+name: short
+protocols: [PROTOCOL]
+models: [{name: hook_steered/embedded, args: {runner: vllm}}]
+behaviors: funny
+questions: open_ended
+questions_per_behavior: 2
+arms:
+  - {name: control, method: control}
+  - {name: pushed, method: caa, sweep: {dose: [0.2, 0.4]}}
+"""
+
 
 @pytest.fixture
 def command(root, tmp_path):
@@ -265,3 +283,34 @@ def test_inspects_command_line_steers_a_server(command, server, mmlu, tmp_path):
     log = read_eval_log(info)
     assert log.status == "success", log.error
     assert [one.output.metadata["steer"]["proof"]["level"] for one in log.samples] == ["probed"] * 4
+
+
+def test_steers_commands_find_and_examine_on_a_server(command, server, local, tmp_path, monkeypatch):
+    """`steer prepare` finds there what the local engine finds; `steer doctor` saw the server steer."""
+    monkeypatch.setenv("VLLM_BASE_URL", server)
+    words = ("caa", "--behavior", "funny", "-p", "dose=0.3", "--model", "embedded", "--runner", "vllm")
+    command("steer_tasks.cli", "prepare", *words, "--out", tmp_path / "there.json")
+    (there,) = load_steering(tmp_path / "there.json").interventions
+    found = asyncio.run(prepare(build_method("caa", {"dose": 0.3}), find_behavior("funny"), local)).steering
+    (here,) = found.interventions
+    assert there.layer == here.layer
+    off = np.linalg.norm(there.coefficient * there.vector - here.coefficient * here.vector)
+    assert off <= 1e-2 * np.linalg.norm(here.coefficient * here.vector)
+    said = command("steer_tasks.cli", "doctor").stdout
+    assert re.search(f"vLLM server  +{server} answers: version .*, serves embedded\n", said)
+    assert re.search("vLLM steers  +yes, embedded was probed, answers too: 30 layers of width 576, float32\n", said)
+
+
+def test_a_grid_runs_on_a_server_and_is_judged_afterwards(command, server, tmp_path, root):
+    """Every answer of every cell was steered by a probed server, and the logs take a judge's scores."""
+    protocol = yaml.safe_load((root / "steer_tasks" / "protocols" / "isolated.yaml").read_text())
+    protocol["sampling"]["max_tokens"] = 32
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump(protocol))
+    (tmp_path / "grid.yaml").write_text(SHORT.replace("PROTOCOL", str(tmp_path / "short.yaml")))
+    words = ("run", tmp_path / "grid.yaml", "--log-dir", tmp_path / "logs", "--base-url", server, "--display", "none")
+    command("steer_tasks.cli", *words, "--judge", "stand_in_judge/try")
+    logs = [read_eval_log(info) for info in list_eval_logs(str(tmp_path / "logs"))]
+    samples = [sample for log in logs for sample in log.samples]
+    assert [sample.output.metadata["steer"]["proof"]["level"] for sample in samples] == ["probed"] * 6
+    assert len({sample.metadata["fingerprint"] for sample in samples}) == 3
+    assert all(1 <= sample.scores["behavior"].value <= 5 for sample in samples)

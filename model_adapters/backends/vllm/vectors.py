@@ -36,9 +36,10 @@ class Added:
 
 
 def added(steering: Steering) -> tuple[Added, ...]:
-    """The sums of a steering's vectors by layer that it changes, lowest first; where they cancel, it changes none.
+    """The sums of a steering's vectors for each layer that it changes, lowest first.
 
-    Summed in float32, as the local engine does; the server casts the sum to the model's dtype before it adds.
+    Summed in float32, as the local engine does; the server casts the sum to the model's dtype before it adds. A layer
+    where they cancel isn't changed.
     """
     sums: dict[int, Added] = {}
     for one in steering.interventions:
