@@ -9,7 +9,7 @@ import pytest
 
 from steer_tasks.analysis.called import call
 from steer_tasks.analysis.examples import examples
-from steer_tasks.analysis.findings import Effect, Findings, Mean
+from steer_tasks.analysis.findings import Effect, Findings, Mean, SignalChange
 from steer_tasks.analysis.page import ModelPage, model_page
 from steer_tasks.analysis.record import Log
 from steer_tasks.analysis.render import cell, html, markdown
@@ -217,6 +217,19 @@ def test_signals_are_means_without_tests() -> None:
     page = parsed(page_of(cases.findings(), [cases.log(held)]))
     # Of the control's 18 answers the first has none; of the other 17 nine have 1.
     assert cells_of(page, "Signals by arm")[:2] == [["control", "0.529"], ["prompt", "0.500"]]
+
+
+def test_changes_in_signals_stand_with_their_intervals() -> None:
+    """Beside the means stands each arm's change in each signal, with its interval and no p-value."""
+    changes = (
+        SignalChange("prompt", "words", cases.estimate(-12.5, 4.25)),
+        SignalChange("caa dose=0.1", "repeated_ngrams", cases.estimate(0.02, None)),
+    )
+    page = parsed(page_of(cases.findings(signals=changes)))
+    assert cells_of(page, "Changes in signals") == [
+        ["prompt", "−12.500 [−16.750, −8.250]", "–"],
+        ["caa dose=0.1", "–", "+0.020 no interval"],
+    ]
 
 
 def test_proof_names_level_and_measured_dose(page: Any) -> None:

@@ -49,7 +49,8 @@ class Point:
 def place_labels(axes: "Axes", points: Sequence[Point]) -> None:
     """Write each point's name where it covers the fewest bars, points and other names; the axes' limits are final."""
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]
-    taken, names = [box for point in points for box in _boxes(axes, point)], []
+    taken = [box for point in points for box in _boxes(axes, point)]
+    names: list[Bbox] = []
     frame = axes.get_window_extent()
     for point in points:
         best = None
