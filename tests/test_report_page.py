@@ -227,8 +227,8 @@ def test_changes_in_signals_stand_with_their_intervals() -> None:
     )
     page = parsed(page_of(cases.findings(signals=changes)))
     assert cells_of(page, "Changes in signals") == [
-        ["prompt", "−12.500 [−16.750, −8.250]", "–"],
-        ["caa dose=0.1", "–", "+0.020 no interval"],
+        ["prompt", "words", "−12.500", "[−16.750, −8.250]"],
+        ["caa dose=0.1", "repeated ngrams", "+0.020", "no interval"],
     ]
 
 

@@ -30,16 +30,14 @@ def signals(records: Sequence[Record], arms: Sequence[str]) -> Table | None:
 
 def signal_changes(findings: Findings) -> Table | None:
     """The change in each signal with its interval; None where no arm has one beside the control's."""
-    names = tuple(dict.fromkeys(one.name for one in findings.signals))
-    if not names:
+    if not findings.signals:
         return None
-    held = {(one.arm, one.name): one.estimate for one in findings.signals}
-    rows = []
-    for arm in dict.fromkeys(one.arm for one in findings.signals):
-        found = [held.get((arm, name)) for name in names]
-        cells = (NONE if one is None else f"{signed(one.value, 3)} {interval(one, 3)}" for one in found)
-        rows.append(Row((arm, *cells), arm))
+    rows, last = [], ""
+    for one in findings.signals:
+        cells = (one.arm, outcome(one.name).label, signed(one.estimate.value, 3), interval(one.estimate, 3))
+        rows.append(Row(cells, one.arm, last not in ("", one.arm), last == one.arm))
+        last = one.arm
     first = findings.signals[0].estimate
     note = f"Arm minus {findings.control}, paired as scores are; {percent(first.level)} intervals, for orientation: "
     note += "they belong to no family, and no verdict rests on them."
-    return Table("Changes in signals", ("arm", *(outcome(name).label for name in names)), tuple(rows), note)
+    return Table("Changes in signals", ("arm", "signal", "change", "interval"), tuple(rows), note, frozenset({1}))
