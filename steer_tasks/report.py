@@ -158,7 +158,7 @@ def pages_of(logs: "Sequence[Log]", options: Options) -> "tuple[tuple[ModelPage,
             refused += [f"{group.title}: {reason}" for reason in reasons]
         pages.append(model_page(findings, group.logs, group.title, number, options.compare))
     if not pages:
-        raise SteerError("nothing to report: " + ("; ".join(skipped) or "the logs hold no answers"))
+        raise SteerError(f"nothing to report: {'; '.join(skipped) or _no_answers(logs)}")
     if options.compare and not any(page.paper for page in pages):
         raise SteerError(f"--compare paper: {'; '.join(refused)}; leave --compare out")
     return tuple(pages), tuple(skipped)
@@ -178,8 +178,15 @@ def _concluded(group: Group, options: Options) -> "Findings":
     )
 
 
+def _no_answers(logs: "Sequence[Log]") -> str:
+    said = _left_out(logs)
+    more = f"; and {len(said) - 3} more" if len(said) > 3 else ""
+    return "the logs hold no answers" + (f" ({'; '.join(said[:3])}{more})" if said else "")
+
+
 def _left_out(logs: "Sequence[Log]") -> tuple[str, ...]:
-    return tuple(f"{log.source.path}: {remark}" for log in logs if not log.records for remark in log.source.remarks)
+    held = [(log.source.path, remark) for log in logs if not log.records for remark in log.source.remarks]
+    return tuple(f"{path}: {remark.removeprefix('left out: ')}" for path, remark in held)
 
 
 def _rejoined(paths: Sequence[str]) -> "tuple[Table, ...]":

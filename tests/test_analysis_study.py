@@ -99,6 +99,25 @@ def test_odd_rows_are_counted(tmp_path):
     )
 
 
+def test_an_answer_may_be_longer_than_csv_readers_take_by_default(tmp_path):
+    """An answer of 300,000 characters is read whole, and the reader's limit for the process is as before."""
+    before = csv.field_size_limit()
+    (log,) = read_logs([written(tmp_path / "x.csv", row(response="x" * 300_000), row(user_prompt="Who?"))])
+    assert [len(one.completion) for one in log.records] == [300_000, 3]
+    assert csv.field_size_limit() == before
+
+
+def test_a_row_that_is_no_csv_is_named_with_what_follows(tmp_path):
+    """After a cell whose quotes don't close, rows can't be told apart: the remark names the line and the loss."""
+    path = written(tmp_path / "x.csv", row(), row(user_prompt="Who?"))
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], '"a"b,c', lines[2]]))
+    (log,) = read_logs([path])
+    assert len(log.records) == 1
+    assert log.source.remarks[0].startswith("the row of line 3 is no CSV (")
+    assert log.source.remarks[0].endswith("it and all that follow are left out")
+
+
 def test_a_header_alone_is_refused(tmp_path):
     """A table without rows is an error, not an empty log."""
     path = tmp_path / "x.csv"

@@ -257,6 +257,22 @@ def test_a_placebo_without_behavior_stands_beside_every_behavior():
     assert found.estimate.clusters == {"question": 12, "placebo draw": 2}
 
 
+def test_a_change_in_a_signal_is_paired_and_clustered():
+    """A signal's change is the mean of paired differences, clustered by question, without half a step added."""
+    records = []
+    for arm, shift in (("control", 0.0), ("caa", 10.0)):
+        for place in range(12):
+            signals = {"words": 100 + 7.0 * place + shift * (place % 3), "language_drift": None}
+            records.append(record(arm=arm, method=arm, question=f"q{place}", signals=signals))
+    (found,) = conclude(records).signals
+    differences = np.array([0.0, 10.0, 20.0] * 4)
+    stderr = differences.std(ddof=1) / math.sqrt(12)
+    assert (found.arm, found.name, found.estimate.value) == ("caa", "words", 10.0)
+    assert found.estimate.stderr == pytest.approx(stderr)
+    assert found.estimate.low == pytest.approx(10 - t.ppf(0.975, 11) * stderr)
+    assert found.estimate.clusters == {"question": 12}
+
+
 # What can't be concluded
 
 

@@ -34,6 +34,13 @@ def test_a_placebo_of_another_push_does_not_fit():
     assert placebos_of("turned", KINDS) == {}
 
 
+def test_a_dose_and_a_coefficient_of_one_number_are_two_pushes():
+    """A random vector at coefficient 0.3 pushes otherwise than one at dose 0.3: it is no placebo of an arm at that."""
+    kinds = {"caa": ArmKind("caa", 0.3, None), "noise": ArmKind("random_vector", None, 0.3)}
+    assert placebos_of("caa", kinds) == {}
+    assert placebos_of("caa", {**kinds, "turned": ArmKind("caa", None, -0.3)}) == {}
+
+
 def test_an_arm_is_of_a_kind_where_its_records_agree():
     """Method and dose are the arm's where all its records have the same, and unknown where they differ."""
     one, other = record(method="caa", dose=0.3), record(method="caa", dose=0.4)

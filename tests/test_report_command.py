@@ -236,6 +236,25 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
     assert "lacks the columns" in refused(tmp_path, tmp_path / "other.csv")
 
 
+def test_logs_without_answers_say_why(tmp_path: Path) -> None:
+    """Runs that were killed before their first answer: the line says of which log, and how it ended."""
+    said = "the run ended as 'started': 0 of 12 samples are in the log"
+    logs = [Log(cases.source(path=f"{number}.eval", remarks=(said,)), ()) for number in range(5)]
+    export_records(logs, tmp_path / "none.json")
+    line = refused(tmp_path, tmp_path / "none.json")
+    assert f"the logs hold no answers (0.eval: {said}; 1.eval: {said}; 2.eval: {said}; and 2 more)" in line
+
+
+def test_what_a_folder_holds_beside_logs_is_named_once(tmp_path: Path) -> None:
+    """A file that is no log is named on top with its reason, and the reason isn't headed twice."""
+    small(tmp_path / "small.csv")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    assert steer(tmp_path, "--out", tmp_path / "report.html").returncode == 0
+    flag = read((tmp_path / "report.html").read_text(encoding="utf-8")).select_one("header .flag")
+    assert flag.b.get_text() == "Left out"
+    assert flag.p.get_text().startswith(f"{tmp_path / 'other.csv'}: is no table of records")
+
+
 def test_no_control_is_refused_with_the_arms(tmp_path: Path) -> None:
     """Without a control the line names the arms to choose from."""
     rows = [row(arm, "funny", number, 2, 4) for arm in ("AutoSteer", "Simple Prompting") for number in range(3)]

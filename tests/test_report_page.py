@@ -9,7 +9,7 @@ import pytest
 
 from steer_tasks.analysis.called import call
 from steer_tasks.analysis.examples import examples
-from steer_tasks.analysis.findings import Effect, Findings, Mean
+from steer_tasks.analysis.findings import Effect, Findings, Mean, SignalChange
 from steer_tasks.analysis.page import ModelPage, model_page
 from steer_tasks.analysis.record import Log
 from steer_tasks.analysis.render import cell, html, markdown
@@ -219,6 +219,19 @@ def test_signals_are_means_without_tests() -> None:
     assert cells_of(page, "Signals by arm")[:2] == [["control", "0.529"], ["prompt", "0.500"]]
 
 
+def test_changes_in_signals_stand_with_their_intervals() -> None:
+    """Beside the means stands each arm's change in each signal, with its interval and no p-value."""
+    changes = (
+        SignalChange("prompt", "words", cases.estimate(-12.5, 4.25)),
+        SignalChange("caa dose=0.1", "repeated_ngrams", cases.estimate(0.02, None)),
+    )
+    page = parsed(page_of(cases.findings(signals=changes)))
+    assert cells_of(page, "Changes in signals") == [
+        ["prompt", "words", "−12.500", "[−16.750, −8.250]"],
+        ["caa dose=0.1", "repeated ngrams", "+0.020", "no interval"],
+    ]
+
+
 def test_proof_names_level_and_measured_dose(page: Any) -> None:
     """How the steering was proved stands for each arm: the level, the dose asked and the dose measured."""
     rows = cells_of(page, "How the steering was proved")
@@ -260,6 +273,7 @@ def test_what_a_log_says_stays_text() -> None:
 def test_markdown_shows_what_it_was_given() -> None:
     """In Markdown no text of a log makes markup, ends a cell or starts a line."""
     assert cell("a|b\n# *c* <d> `e`") == r"a\|b \# \*c\* \<d\> \`e\`"
+    assert cell("&lt;b&gt; $x$") == r"\&lt;b\&gt; \$x\$"
     text = markdown([page_of(cases.findings(remarks=(cases.HOSTILE,)))], "s", (), (), "report.html")
     assert "<script>" not in text
     changed = "+0.69 | \\[+0.54, +0.84\\] | \\< 0.001 | 0.006 | 0.21 | 12.5 % \\[8, 18\\] | – | 18"
@@ -324,6 +338,23 @@ def test_examples_stand_beside_a_control_without_behaviors() -> None:
     held = [control, cases.record("prompt", "funny", "a", behavior_score=4.0, coherence_score=3.0)]
     (found,) = examples(cases.findings(arms=("control", "prompt")), held)
     assert (found.kind, found.control.start, found.change) == ("best", "control says a", "−2.00")
+
+
+def test_a_design_that_no_change_on_the_scale_would_show_in_is_said_to_be_so() -> None:
+    """A smallest detectable change, or loss, that is larger than the scale is no size to print: it is said in words."""
+    wide = replace(cases.effect("prompt", 0), detectable=9.9, p_adjusted=0.5)
+    coarse = replace(cases.effect("prompt", 2), detectable=1.2, p_adjusted=0.5)
+    found = cases.findings(effects=(wide, coarse), other_target=())
+    tests = tuple(replace(one, verdict="not decidable", detectable=1.1) for one in found.equivalence)
+    (one,) = verdicts(replace(found, equivalence=tests))
+    assert one.bought.endswith("No change on its scale would be found reliably by this design.")
+    assert [cell.reading for cell in one.cells] == [
+        "no verdict: no change on its scale can be told",
+        "no verdict: no change on its scale can be told; too few to certify 0.050",
+    ]
+    assert one.cost[0].endswith("This design can't certify a budget of 0.050, nor any other.")
+    rows = cells_of(parsed(page_of(found)), "Changes against the control")
+    assert [row[6] for row in rows] == ["> 4", "> 1"]
 
 
 def test_a_verdict_without_any_variation_gives_the_reason() -> None:

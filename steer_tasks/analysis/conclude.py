@@ -8,7 +8,7 @@ from steer_tasks.analysis.called import Called, call
 from steer_tasks.analysis.cells import Numbers, Pairs
 from steer_tasks.analysis.clustered import LEVEL
 from steer_tasks.analysis.draws import draw_variation
-from steer_tasks.analysis.effects import effect
+from steer_tasks.analysis.effects import effect, signal_change
 from steer_tasks.analysis.equivalence import equivalence
 from steer_tasks.analysis.excess import excess
 from steer_tasks.analysis.findings import (
@@ -18,6 +18,7 @@ from steer_tasks.analysis.findings import (
     Excess,
     Findings,
     Mean,
+    SignalChange,
     Target,
 )
 from steer_tasks.analysis.flips import holm
@@ -73,6 +74,7 @@ def conclude(
         leaks=leaks(pairing.records),
         unpaired=pairing.unpaired,
         remarks=(),
+        signals=study.signals(chosen),
     )
     return replace(findings, remarks=(*pairing.remarks, *remarks(findings, pairing.records, target)))
 
@@ -149,6 +151,15 @@ class _Study:
             equivalence(one.arm, one.outcome, budgets[one.outcome], one.pairs.scored, target, self._level)
             for one in self._compared
             if one.outcome in budgets
+        ]
+        return tuple(one for one in found if one is not None)
+
+    def signals(self, target: Target) -> tuple[SignalChange, ...]:
+        names = dict.fromkeys(name for one in self._pairing.records for name in one.signals)
+        found = [
+            signal_change(arm, name, self._numbers.pairs(pairs, name).scored, target, self._level)
+            for arm, pairs in self._pairs().items()
+            for name in names
         ]
         return tuple(one for one in found if one is not None)
 

@@ -14,9 +14,9 @@ from dataclasses import replace
 import numpy as np
 
 from steer_tasks.analysis.cells import Cells, Pairs, over_draws
-from steer_tasks.analysis.clustered import clustered_mean, p_value, skewed_p_value
+from steer_tasks.analysis.clustered import Clusters, clustered_mean, p_value, skewed_p_value
 from steer_tasks.analysis.detectable import smallest_detectable
-from steer_tasks.analysis.findings import Effect, Estimate, Target
+from steer_tasks.analysis.findings import Effect, Estimate, SignalChange, Target
 from steer_tasks.analysis.flips import mcnemar, sign_flips
 from steer_tasks.analysis.outcomes import SCALES, Scale
 
@@ -55,6 +55,15 @@ def effect(
 def difference(scored: Pairs, target: Target, scale: Scale, level: float) -> Estimate:
     """Mean of arm minus control over behaviors and questions, each averaged over its draws; pairs with both scores."""
     return _estimate(scored.difference, scored.arm, target, scale.span, scale.step, level, -scale.span, scale.span)
+
+
+def signal_change(arm: str, name: str, scored: Pairs, target: Target, level: float) -> SignalChange | None:
+    """The mean difference in a signal, clustered as an effect is; None for no pairs. A signal's scale has no ends."""
+    if not len(scored.difference):
+        return None
+    target = target if len(np.unique(scored.arm.behavior)) > 1 else "fixed"
+    means, clusters = _clustered(scored.difference, scored.arm, target)
+    return SignalChange(arm, name, clustered_mean(means, clusters, level))
 
 
 def p_of_no_effect(scored: Pairs, target: Target, estimate: Estimate) -> tuple[float | None, str]:
@@ -117,11 +126,15 @@ def _one_to_one(scored: Pairs) -> bool:
 def _estimate(
     values: np.ndarray, cells: Cells, target: Target, span: float, step: float, level: float, least: float, most: float
 ) -> Estimate:
-    means, behaviors, questions = over_draws(values, cells.behavior, cells.question)
-    clusters = {"question": questions.tolist()}
-    if target == "random":
-        clusters["behavior"] = behaviors.tolist()
+    means, clusters = _clustered(values, cells, target)
     return within(clustered_mean(means, clusters, level, span, step), least, most)
+
+
+def _clustered(values: np.ndarray, cells: Cells, target: Target) -> tuple[np.ndarray, Clusters]:
+    """Values averaged over draws, and what they are clustered by."""
+    means, behaviors, questions = over_draws(values, cells.behavior, cells.question)
+    by_question = {"question": questions.tolist()}
+    return means, by_question if target == "fixed" else {**by_question, "behavior": behaviors.tolist()}
 
 
 def within(estimate: Estimate, least: float, most: float) -> Estimate:

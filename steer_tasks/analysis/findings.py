@@ -67,6 +67,15 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class SignalChange:
+    """An arm minus the control on one judge-free signal, paired by behavior and question; no test is made of it."""
+
+    arm: str
+    name: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
 class Equivalence:
     """Whether an arm's loss of one outcome lies within a budget: one-sided, at `level`."""
 
@@ -155,3 +164,4 @@ class Findings:
     unpaired: tuple[Unpaired, ...]
     remarks: tuple[str, ...]
     """What limits the conclusions, one sentence each."""
+    signals: tuple[SignalChange, ...] = ()

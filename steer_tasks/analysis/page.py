@@ -22,6 +22,7 @@ from steer_tasks.analysis.pooled import measured
 from steer_tasks.analysis.provenance import Fact, facts, proved
 from steer_tasks.analysis.published import differences, refusals
 from steer_tasks.analysis.record import Log, Record, Source
+from steer_tasks.analysis.signal_tables import signal_changes, signals
 from steer_tasks.analysis.tables import Table
 from steer_tasks.analysis.verdict import Verdict, summary, verdicts
 from steer_tasks.analysis.wording import COSTS, GAIN, counted, outcome
@@ -63,6 +64,7 @@ class ModelPage:
     paper_refusal: str
     effects: Table | None
     signals: Table | None
+    signal_changes: Table | None
     other_target: Table | None
     by_behavior: Table | None
     sweeps: tuple[str, ...]
@@ -99,7 +101,8 @@ def model_page(findings: Findings, logs: Sequence[Log], title: str, number: int,
         paper=paper,
         paper_refusal=refused,
         effects=found if found.rows else None,
-        signals=tables.signals(records, findings.arms),
+        signals=signals(records, findings.arms),
+        signal_changes=signal_changes(findings),
         other_target=tables.other_target(findings),
         by_behavior=tables.by_behavior(findings),
         sweeps=tuple(" ".join((f"{one.name}.", *read_sweep(findings, one).sentences)) for one in swept),

@@ -30,9 +30,16 @@ class ArmKind:
     coefficient: float | None
 
     @property
-    def push(self) -> float | None:
-        """Signed size: the dose, else the coefficient."""
-        return self.coefficient if self.dose is None else self.dose
+    def push(self) -> tuple[str, float] | None:
+        """The unit and the signed size: the dose, else the coefficient."""
+        if self.dose is not None:
+            return "dose", self.dose
+        return None if self.coefficient is None else ("coefficient", self.coefficient)
+
+    @property
+    def turned(self) -> tuple[str, float] | None:
+        """The push the other way round; None for no known one, and for one of no size."""
+        return (self.push[0], -self.push[1]) if self.push and self.push[1] else None
 
 
 def arm_kind(records: Sequence[Record]) -> ArmKind:
@@ -48,7 +55,7 @@ def placebos_of(arm: str, kinds: Mapping[str, ArmKind]) -> dict[str, tuple[str, 
     A placebo whose push is known and another than the arm's doesn't fit. A placebo has none of its own.
     """
     own = kinds[arm]
-    if own.method in PLACEBOS or (own.push or 0.0) < 0:
+    if own.method in PLACEBOS or (own.push is not None and own.push[1] < 0):
         return {}
     found: dict[str, tuple[str, ...]] = {}
     for method in FITTING.get(own.method or "", PLACEBOS):
@@ -56,7 +63,9 @@ def placebos_of(arm: str, kinds: Mapping[str, ArmKind]) -> dict[str, tuple[str, 
         fitting = [name for name, push in pushes.items() if own.push is None or push in (None, own.push)]
         if fitting:
             found[method] = tuple(fitting)
-    turned = [name for name, kind in kinds.items() if own.push and kind.method == own.method and kind.push == -own.push]
+    turned = [
+        name for name, kind in kinds.items() if own.turned and (kind.method, kind.push) == (own.method, own.turned)
+    ]
     return {**found, WRONG_SIGN: tuple(turned)} if turned else found
 
 

@@ -66,8 +66,8 @@ def _about_scores(findings: Findings) -> Iterator[str]:
         yield f"No answer has a score of {listed(list(none), 'or')}, so nothing is concluded from {it}."
     for field in dict.fromkeys(one.outcome for one in findings.means if one.outcome in scored):
         means = [one for one in findings.means if one.outcome == field]
-        if unscored := [one.arm for one in means if not one.scored]:
-            yield f"No answer of {listed(unscored, 'or')} has a score of {_word(field)}."
+        if silent := [one.arm for one in means if not one.scored]:
+            yield f"No answer of {listed(silent, 'or')} has a score of {_word(field)}."
         unpaired = {one.arm for one in means if one.scored} - {findings.control}
         unpaired -= {one.arm for one in findings.effects if one.outcome == field}
         if unpaired:
@@ -84,8 +84,8 @@ def _without_error(findings: Findings) -> Iterator[str]:
     words: dict[tuple[str, str], list[str]] = {}
     for (method, field), names in arms.items():
         words.setdefault((method, listed(names)), []).append(_word(field))
-    for (method, said), fields in words.items():
-        yield f"The change in {listed(fields)} of {said} has no standard error ({method})."
+    for (method, whose), fields in words.items():
+        yield f"The change in {listed(fields)} of {whose} has no standard error ({method})."
 
 
 def _word(field: str) -> str:

@@ -40,7 +40,7 @@ def markdown(
 def cell(text: str) -> str:
     """A text as Markdown that shows it as it is, on one line: no markup of its own, no table's border."""
     flat = " ".join(str(text).split())
-    return re.sub(r"([\\`*_{}\[\]<>|~#])", r"\\\1", flat)
+    return re.sub(r"([\\`*_{}\[\]<>|~#$&])", r"\\\1", flat)
 
 
 def _environment(*, autoescape: bool) -> Environment:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def missing_columns(header: list[str]) -> list[str]:
 def read_table(path: Path) -> StudyTable:
     """The table in a CSV file. Raises SteerError for one that can't be read, has other columns, or has no rows.
 
-    A row with too few or too many cells, and a last row that breaks off, are left out and counted in the remarks.
+    A row with too few or too many cells, a last row that breaks off, and what follows a row that is no CSV are left
+    out; remarks say so.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -74,39 +76,56 @@ def read_table(path: Path) -> StudyTable:
         raise SteerError(f"can't read {path} ({problem.strerror}); check the path") from problem
     except UnicodeDecodeError as problem:
         raise SteerError(f"{path} isn't text in UTF-8; save it as that") from problem
-    lines = _lines(text)
-    header = next(lines, None) or []
+    with _any_length(text):
+        lines = list(_lines(text))
+    first = lines.pop(0) if lines else []
+    header = first if isinstance(first, list) else []
     if lacking := missing_columns(header):
         raise SteerError(
             f"{path} is no table of records: it lacks the columns {', '.join(lacking)}; "
             "give the study's table, or records that `steer report --export` wrote"
         )
     rows: list[Mapping[str, str]] = []
-    odd, broken_off = 0, False
+    odd, remarks = 0, []
     for cells in lines:
-        if cells is None:
-            broken_off = True
+        if isinstance(cells, str):
+            remarks.append(cells)
         elif len(cells) != len(header):
             odd += 1
         else:
             rows.append(dict(zip(header, cells, strict=True)))
-    remarks = []
     if odd:
-        remarks.append(f"{odd} rows have another number of cells than the header; they are left out")
-    if broken_off:
-        remarks.append("the file breaks off inside a row, which is left out")
+        remarks.insert(0, f"{odd} rows have another number of cells than the header; they are left out")
     if not rows:
-        raise SteerError(f"{path} has a header and no rows; give a table with answers")
+        said = f" ({'; '.join(remarks)})" if remarks else ""
+        raise SteerError(f"{path} has a header and no rows{said}; give a table with answers")
     return StudyTable(path, tuple(rows), tuple(remarks))
 
 
-def _lines(text: str) -> Iterator[list[str] | None]:
-    """Rows of cells; None, at the end, for a row that breaks off."""
+def _lines(text: str) -> Iterator[list[str] | str]:
+    """Rows of cells; at the end, where the rest can't be read, a sentence that says from where."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    read = 0
     try:
-        yield from (cells for cells in reader if cells)
-    except csv.Error:
-        yield None
+        for cells in reader:
+            read = reader.line_num
+            if cells:
+                yield cells
+    except csv.Error as problem:
+        if "end of data" in str(problem):
+            yield "the file breaks off inside a row, which is left out"
+        else:
+            yield f"the row of line {read + 1} is no CSV ({problem}); it and all that follow are left out"
+
+
+@contextmanager
+def _any_length(text: str) -> Iterator[None]:
+    """Let cells be as long as the text: the limit is the csv module's own for all of a process, and put back."""
+    before = csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def method_of(arm: str) -> str | None:

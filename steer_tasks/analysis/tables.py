@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 
 from steer_tasks.analysis.findings import Effect, Findings, Mean
 from steer_tasks.analysis.pooled import equivalence, mean, pooled
 from steer_tasks.analysis.provenance import Proved
-from steer_tasks.analysis.record import Record
 from steer_tasks.analysis.wording import (
     NONE,
     OUTCOMES,
     amount,
     change,
+    detectable,
     interval,
     level,
     level_interval,
@@ -118,7 +117,7 @@ def _effect_cells(findings: Findings, one: Effect) -> tuple[str, ...]:
         interval(one.estimate, decimals),
         p_value(one.p),
         p_value(one.p_adjusted),
-        NONE if one.detectable is None else amount(one.detectable, one.outcome),
+        detectable(one.detectable, one.outcome),
         wrong,
         f"{test.verdict} {amount(test.budget, test.outcome)}" if test else NONE,
         f"{one.pairs}" + (f" of {one.pairs + one.unpaired}" if one.unpaired else ""),
@@ -198,25 +197,6 @@ def excess(findings: Findings) -> Table | None:
     note = "The arm's change minus that of its placebos, over the placebos' draws. p isn't adjusted."
     head = ("arm", "outcome", "beyond placebos", "interval", "p", "placebos")
     return Table("Beyond placebos", head, tuple(rows), note, frozenset({1}), frozenset({5}))
-
-
-def signals(records: Sequence[Record], arms: Sequence[str]) -> Table | None:
-    """What answers show without a judge: mean of each signal by arm; None where no record has any."""
-    names = tuple(dict.fromkeys(name for record in records for name in record.signals))
-    held: dict[str, dict[str, list[float]]] = {arm: {name: [] for name in names} for arm in arms}
-    for record in records:
-        for name, value in record.signals.items():
-            if value is not None:
-                held[record.arm][name].append(value)
-    names = tuple(name for name in names if any(found[name] for found in held.values()))
-    if not names:
-        return None
-    rows = [
-        Row((arm, *(level(fmean(values)) if (values := found[name]) else NONE for name in names)), arm)
-        for arm, found in held.items()
-    ]
-    note = "Means over answers, for orientation: no intervals, no tests."
-    return Table("Signals by arm", ("arm", *(outcome(name).label for name in names)), tuple(rows), note)
 
 
 def missing(findings: Findings) -> Table | None:

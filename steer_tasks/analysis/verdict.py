@@ -18,6 +18,7 @@ from steer_tasks.analysis.wording import (
     clusters,
     counted,
     interval,
+    is_off_scale,
     listed,
     outcome,
     p_value,
@@ -80,6 +81,8 @@ def _cell(effect: Effect, findings: Findings) -> Cell:
     shown = signed(effect.estimate.value, field.decimals)
     least = "" if effect.detectable is None else amount(effect.detectable, effect.outcome)
     unclear = f"no verdict: only {least} or more can be told" if least else "no verdict"
+    if effect.detectable is not None and is_off_scale(effect.detectable, effect.outcome):
+        unclear = "no verdict: no change on its scale can be told"
     if _is_large(effect):
         unclear = f"no verdict: adjusted p {p_value(_p(effect))}"
     called = call(effect)
@@ -164,6 +167,8 @@ def _why_none(effect: Effect) -> str:
         if effect.estimate.low is not None:
             return "No difference differed from another, so what this design could detect can't be told."
         return "The design is too small to say what it could detect."
+    if is_off_scale(effect.detectable, effect.outcome):
+        return "No change on its scale would be found reliably by this design."
     if call(effect) == "small":
         return f"That is less than the {amount(effect.detectable, effect.outcome)} which this design finds reliably."
     if _is_large(effect):
@@ -201,6 +206,8 @@ def _budget(test: Equivalence | None) -> str:
             return f"A loss beyond the budget of {most} is neither shown nor ruled out."
     if test.detectable is None:
         return f"This design can't certify a budget of {most}."
+    if is_off_scale(test.detectable, test.outcome):
+        return f"This design can't certify a budget of {most}, nor any other."
     least = amount(test.detectable, test.outcome)
     return f"This design can't certify a budget of {most}; the smallest it can is {least}."
 

@@ -91,6 +91,20 @@ def amount(value: float, field: str) -> str:
     return f"{abs(value):.{outcome(field).decimals}f}"
 
 
+def is_off_scale(value: float, field: str) -> bool:
+    """Whether a size is larger than any difference of its outcome can be."""
+    low, high = outcome(field).low, outcome(field).high
+    return low is not None and high is not None and value > high - low
+
+
+def detectable(value: float | None, field: str) -> str:
+    """The smallest detectable change, `0.42`; `> 4` where it is larger than the scale, a dash where there is none."""
+    if value is None:
+        return NONE
+    one = outcome(field)
+    return f"> {(one.high or 0) - (one.low or 0):g}" if is_off_scale(value, field) else amount(value, field)
+
+
 def p_value(p: float | None) -> str:
     """A p-value in three decimals, four where they would read 0.050; `< 0.001` below; a dash where there is none."""
     if p is None:
