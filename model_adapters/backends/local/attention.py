@@ -79,12 +79,19 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 class RowAttention:
     """Has a model attend by groups while it is `on`. Only on a processor, and only where it uses torch's own attention:
-    elsewhere a call costs more than the columns it leaves out."""
+    elsewhere a call costs more than the columns it leaves out.
+
+    A model that doesn't ask transformers which attention to call (Falcon) is left alone: it would take another name for
+    its slow attention, whose masks are of another kind.
+    """
 
     def __init__(self, model: Any) -> None:
         self._config = model.config.get_text_config()
         on_cpu = model.get_input_embeddings().weight.device.type == "cpu"
-        self._serves = on_cpu and self._config._attn_implementation == "sdpa"
+        # An adapter's wrapping (LoRA) doesn't say it: what counts is the model inside.
+        inside = model.get_base_model() if hasattr(model, "get_base_model") else model
+        asks = bool(getattr(inside, "_supports_attention_backend", False))
+        self._serves = on_cpu and asks and self._config._attn_implementation == "sdpa"
 
     @contextmanager
     def on(self) -> Iterator[None]:

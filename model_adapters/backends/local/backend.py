@@ -89,6 +89,7 @@ class LocalBackend:
         ending = Ending(self.encoding, _end_tokens(model, tokenizer), self.max_length)
         forward = Forward(model, self._blocks, rounds=len(self._packed) > 0)
         cost, budget = footprint(model, forward.device), None if kv_memory_mb is None else kv_memory_mb * MEGABYTE
+        forward.rounds = forward.rounds and cost is not None
         kept = 0 if cost is None else prefix_bytes(cost, budget, forward.device)
         prompts = None if cost is None else PromptReader(forward, int(pad or 0), Prefixes(kept))
         tally = Tally()
@@ -169,6 +170,8 @@ class LocalBackend:
         prompt, sent = self.encoding.prompt(request.prompt, request.steering)
         if not prompt:
             raise Refused("the prompt is empty; give at least one token")
+        if request.sample_index < 0:
+            raise Refused(f"sample_index is {request.sample_index}; samples are counted from 0")
         if len(prompt) >= self.max_length:
             raise Refused(f"the prompt has {len(prompt)} tokens, the model takes {self.max_length}; shorten it")
         return Generation(request, prompt, sent, heard)

@@ -1,6 +1,7 @@
 """Continuous batching: rows that end leave at once, and waiting ones take their place. Imports torch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +14,7 @@ from model_adapters.backends.local.forward import Forward, rounded_down
 from model_adapters.backends.local.generation import Ending, Row, best_tokens, choose_token, choose_tokens
 from model_adapters.backends.local.memory import Footprint, give_back, slots
 from model_adapters.backends.local.plan import BatchPlan
-from model_adapters.backends.local.prefixes import rows_of
+from model_adapters.backends.local.prefixes import Past, rows_of
 from model_adapters.backends.local.prompts import PREFILL_TOKENS, PromptReader
 from model_adapters.backends.local.span import Span
 from model_adapters.backends.local.store import SLACK, KeyValueStore
@@ -25,7 +26,10 @@ Finish = Callable[[Row, BatchPlan, int], None]
 
 @dataclass
 class Decoder:
-    """The rows that are being written. `rows` is the ceiling, `budget` the bytes that keys and values may take."""
+    """The rows that are being written. `rows` is the ceiling, `budget` the bytes that keys and values may take.
+
+    `is_torn` after an error that came while keys and values were moved: no row can go on then.
+    """
 
     forward: Forward
     ending: Ending
@@ -39,6 +43,7 @@ class Decoder:
     alive: list[Row] = field(default_factory=list)
     plan: BatchPlan = field(default_factory=BatchPlan)
     store: KeyValueStore | None = None
+    is_torn: bool = False
     _longest: int = 0
     _ones: Tensor | None = None
 
@@ -49,6 +54,10 @@ class Decoder:
     def room(self) -> int:
         """How many more rows may join."""
         return max(0, self.rows - len(self.alive))
+
+    def check(self, tokens: int) -> None:
+        """Raises Refused where the memory has no room for a row of so many tokens even by itself."""
+        self._slots(self._columns(tokens))
 
     def fits(self, tokens: int) -> bool:
         """Whether one more row of so many tokens fits the memory beside those that are being written."""
@@ -62,7 +71,9 @@ class Decoder:
 
         Raises Refused where it has no room for a row even by itself.
         """
-        room = max(0, self._make_room(rows) - len(self.alive))
+        with self._moving():
+            most = self._make_room(rows)
+        room = max(0, most - len(self.alive))
         joining = [row for row in rows[:room] if row.stays]
         # By length, as rows that lie beside each other are attended to together.
         self._join(sorted((row for row in joining if row.is_bare), key=lambda one: -len(one.prompt)))
@@ -134,8 +145,16 @@ class Decoder:
         if self.store is not None:
             self.store.release()
         alive, self.alive, self.plan, self.store = self.alive, [], BatchPlan(), None
+        self.is_torn = False
         self.forward.blocks.clear()
         return alive
+
+    @contextmanager
+    def _moving(self) -> Iterator[None]:
+        """Within it keys and values are moved; an error leaves them torn, unless no row had any."""
+        self.is_torn = bool(self.alive)
+        yield
+        self.is_torn = False
 
     def _columns(self, tokens: int) -> int:
         return min(tokens, self.ending.max_length) + SLACK
@@ -186,17 +205,19 @@ class Decoder:
         """Rows whose prompts are read unsteered: all but the last token, which the next step reads as response."""
         if not rows:
             return
-        assert self.store is not None
-        self.store.insert(self.prompts.read([tuple(row.prompt[:-1]) for row in rows]))
-        self._add(rows, self.forward.blocks.planned([row.request.steering for row in rows], self.d_model))
+        plan = self.forward.blocks.planned([row.request.steering for row in rows], self.d_model)
+        self._add(rows, plan, self.prompts.read([tuple(row.prompt[:-1]) for row in rows]))
 
-    def _add(self, rows: Sequence[Row], plan: BatchPlan) -> None:
-        self.plan = self.plan.joined(plan)
+    def _add(self, rows: Sequence[Row], plan: BatchPlan, pasts: Sequence[Past]) -> None:
+        assert self.store is not None
+        joined = self.plan.joined(plan)  # before anything is moved: what fails here leaves the others as they are
+        with self._moving():
+            self.store.insert(pasts)
+        self.plan = joined
         self.alive += rows
 
     def _prefill(self, rows: list[Row]) -> None:
-        blocks, store = self.forward.blocks, self.store
-        assert store is not None
+        blocks = self.forward.blocks
         plan = blocks.planned([row.request.steering for row in rows], self.d_model)
         blocks.use(plan)
         batch, cache = (
@@ -209,9 +230,9 @@ class Decoder:
         staying = [place for place, row in enumerate(rows) if row.stays]
         if not staying:
             return
-        store.insert(rows_of(cache, staying, [len(rows[place].prompt) for place in staying]))
         kept = torch.tensor(staying, device=self.forward.device)
-        self._add([rows[place] for place in staying], plan if len(staying) == len(rows) else plan.take(kept))
+        pasts = rows_of(cache, staying, [len(rows[place].prompt) for place in staying])
+        self._add([rows[place] for place in staying], plan if len(staying) == len(rows) else plan.take(kept), pasts)
 
     def _write(self, logits: Tensor) -> None:
         choose_tokens(self.alive, logits, self.ending, self.plan.gates)

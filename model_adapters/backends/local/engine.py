@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
+from model_adapters.backends.local.jobs import settle
 from model_adapters.backends.local.progress import Tally
 from model_adapters.errors import SteerError
 
@@ -40,11 +41,15 @@ class Writes(Protocol):
         ...
 
     def admit(self, waiting: Sequence[Any]) -> list[Any]:
-        """Start what there is room for; returns the jobs that must wait."""
+        """Start what there is room for; returns the jobs that must wait, first of all or again."""
         ...
 
     def step(self) -> list[Any]:
         """One token for every row; returns jobs that must wait again."""
+        ...
+
+    def fail(self, problem: BaseException) -> None:
+        """Let all rows go, and tell those who wait for them."""
         ...
 
 
@@ -104,10 +109,13 @@ class Engine:
         if self._is_due(waiting):
             self._ran = self._run_one_batch(waiting)
         if generations := [job for job in waiting if job.kind == "generation"]:
-            left = {id(job) for job in self._admitted(generations)}
-            waiting[:] = [job for job in waiting if job.kind != "generation" or id(job) in left]
+            left = self._admitted(generations)  # rows that must begin again may be among them
+            waiting[:] = [*(job for job in waiting if job.kind != "generation"), *left]
         if self.writer.is_busy:
-            waiting += self.writer.step()
+            try:
+                waiting += self.writer.step()
+            except BaseException as problem:  # the thread outlives any one step
+                self.writer.fail(problem)
 
     def _is_due(self, waiting: Sequence[Job]) -> bool:
         """Whether a batch other than of generations is to run now: at once unless answers are being written; then when
@@ -127,9 +135,7 @@ class Engine:
         try:
             return self.writer.admit(generations)
         except BaseException as problem:  # the thread outlives any one request
-            for job in generations:
-                if not job.future.done() and (job.future.running() or job.future.set_running_or_notify_cancel()):
-                    job.future.set_exception(problem)
+            _fail(generations, problem)
             return []
 
     def _collect(self, waiting: list[Job]) -> bool:
@@ -167,18 +173,19 @@ class Engine:
         return len(chosen)
 
     def _run(self, kind: str, started: Sequence[Job]) -> None:
+        """Run a batch; one that fails is run in halves: memory may be too short for the whole, or one job at fault."""
         try:
             self.run[kind](started)
         except BaseException as problem:  # the thread outlives any one batch
-            for job in started:
-                if not job.future.done():
-                    job.future.set_exception(problem)
-        for job in started:
-            if not job.future.done():
-                job.future.set_exception(RuntimeError("the engine ended the batch without an answer"))
+            rest = [job for job in started if not job.future.done()]
+            if len(rest) == 1:
+                _fail(rest, problem)
+            for some in (rest[: len(rest) // 2], rest[len(rest) // 2 :]) if len(rest) > 1 else ():
+                self._run(kind, some)
+        _fail(started, RuntimeError("the engine ended the batch without an answer"))
 
 
-def _fail(jobs: Sequence[Job], problem: Exception) -> None:
+def _fail(jobs: Sequence[Job], problem: BaseException) -> None:
+    """Tell those who still wait; a job that was begun and sent back to wait again is told like any other."""
     for job in jobs:
-        if job.future.set_running_or_notify_cancel():
-            job.future.set_exception(problem)
+        settle(job.future, problem)

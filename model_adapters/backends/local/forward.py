@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from model_adapters.backends.local.blocks import SteeredBlocks
 from model_adapters.backends.local.span import Span
 from model_adapters.backends.passage import Passage
+from model_adapters.errors import SteerError
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Forward:
         accepted = inspect.signature(inside.forward).parameters
         self._positions = "position_ids" in accepted
         self._keeps_logits = "logits_to_keep" in accepted
+        self._cache = "past_key_values" if "past_key_values" in accepted else "cache_params"
 
     @property
     def device(self) -> torch.device:
@@ -126,14 +129,15 @@ class Forward:
     def __call__(
         self,
         tokens: Tensor,
-        attention: Tensor,
+        attention: Tensor | None,
         positions: Tensor,
         span: Span,
         cache: Any = None,
         keep: Tensor | None = None,
         use_cache: bool = False,
     ) -> Any:
-        """The model's output. `keep` holds the columns `(kept,)` whose logits are wanted; None wants the last one."""
+        """The model's output. `attention` is None where no row is padded. `keep` holds the columns `(kept,)` whose
+        logits are wanted; None wants the last one."""
         if self.blocks.plan.gates.is_stepwise and tokens.shape[1] > 1:
             return self._stepwise(tokens, attention, positions, span, cache, keep)
         self.blocks.span = span
@@ -142,7 +146,7 @@ class Forward:
         if self._positions:
             arguments["position_ids"] = positions
         if cache is not None:
-            arguments["past_key_values"] = cache
+            arguments[self._cache] = cache
         if self._keeps_logits:
             arguments["logits_to_keep"] = 1 if keep is None else keep
         output = self.model(input_ids=tokens, attention_mask=attention, **arguments)
@@ -150,8 +154,18 @@ class Forward:
             output.logits = output.logits[:, -1:] if keep is None else output.logits[:, keep]
         return output
 
+    def cache_of(self, output: Any) -> Any:
+        """What a pass read, for the next one. Raises SteerError for a model that keeps it otherwise."""
+        cache = getattr(output, self._cache, None)
+        if not isinstance(cache, Cache):
+            raise SteerError(
+                f"{type(self.model).__name__} keeps what it read in no cache of transformers' kind, so it can score "
+                "texts but not write them; use another model"
+            )
+        return cache
+
     def _stepwise(
-        self, tokens: Tensor, attention: Tensor, positions: Tensor, span: Span, cache: Any, keep: Tensor | None
+        self, tokens: Tensor, attention: Tensor | None, positions: Tensor, span: Span, cache: Any, keep: Tensor | None
     ) -> Any:
         """The same, one column a pass: what a token is changed by may depend on blocks above, one token earlier."""
         width = tokens.shape[1]
@@ -159,11 +173,9 @@ class Forward:
         logits, output = [], None
         for number in range(width):
             one = slice(number, number + 1)
-            seen = attention.shape[1] - width + number + 1
-            output = self(
-                tokens[:, one], attention[:, :seen], positions[:, one], span.column(number), cache, use_cache=True
-            )
-            cache = output.past_key_values
+            seen = None if attention is None else attention[:, : attention.shape[1] - width + number + 1]
+            output = self(tokens[:, one], seen, positions[:, one], span.column(number), cache, use_cache=True)
+            cache = self.cache_of(output)
             if number in wanted:
                 logits.append(output.logits[:, -1:])
         assert output is not None

@@ -21,12 +21,13 @@ from model_adapters.backends.passage import Passage
 
 @dataclass
 class Row:
-    """One answer being written, for one request or several equal ones."""
+    """One answer being written, for one request or several equal ones; `key` is the requests', or its own alone."""
 
     request: Request
     prompt: list[int]
     dice: Dice | None
     jobs: list[Generation]
+    key: object = field(default_factory=object)
     tokens: list[int] = field(default_factory=list)
     echo: Echo = field(default_factory=Echo)
     stop_reason: StopReason | None = None
@@ -166,7 +167,9 @@ def choose_token(row: Row, logits: Tensor, best: int | None, ending: Ending) -> 
 def write_answers(
     rows: Sequence[Row], forward: Forward, ending: Ending, pad: int, plan: BatchPlan
 ) -> Iterator[tuple[Row, BatchPlan, int]]:
-    """Write all rows together, for models whose cache can't take rows in between.
+    """Write rows with prompts of one length together, for models whose cache can't take rows in between.
+
+    Nothing is padded, so no mask is given: what such models make of one differs, in steps above all.
 
     Yields (row, plan, its place in the plan) the moment a row ends; the row then leaves the batch. Abandoned rows
     leave without being yielded.
@@ -175,8 +178,8 @@ def write_answers(
     alive = list(rows)
     blocks.use(plan)
     batch = forward.batch([Passage(row.prompt, len(row.prompt)) for row in alive], pad)
-    attention, positions = batch.attention, batch.positions[:, -1:]
-    output = forward(batch.tokens, attention, batch.positions, batch.span, use_cache=True)
+    positions = batch.positions[:, -1:]
+    output = forward(batch.tokens, None, batch.positions, batch.span, use_cache=True)
     while True:
         choose_tokens(alive, output.logits[:, -1], ending, blocks.plan.gates)
         for place, row in enumerate(alive):
@@ -185,15 +188,14 @@ def write_answers(
         staying = [i for i, row in enumerate(alive) if row.stays]
         if not staying:
             return
-        cache = output.past_key_values
+        cache = forward.cache_of(output)
         if len(staying) < len(alive):
-            kept = torch.tensor(staying, device=attention.device)
+            kept = torch.tensor(staying, device=positions.device)
             alive = [alive[i] for i in staying]
-            attention, positions = attention[kept], positions[kept]
-            cache.batch_select_indices(kept)
+            positions = positions[kept]
+            cache.reorder_cache(kept)  # the one way to choose rows that every kind of cache has
             blocks.take(kept)
-        tokens = torch.tensor([[row.tokens[-1]] for row in alive], device=attention.device)
-        attention = torch.cat([attention, attention.new_ones(len(alive), 1)], dim=1)
+        tokens = torch.tensor([[row.tokens[-1]] for row in alive], device=positions.device)
         positions = positions + 1
         span = Span(response=torch.ones_like(tokens, dtype=torch.bool))
-        output = forward(tokens, attention, positions, span, cache=cache, use_cache=True)
+        output = forward(tokens, None, positions, span, cache=cache, use_cache=True)

@@ -24,6 +24,21 @@ SCORED_LOGITS = 2**24
 """Most logits in one scoring pass (64 MB in float32), where one row does not need more by itself."""
 
 
+def started(future: "Future[Any]") -> bool:
+    """Take a future into work, unless it is already; False where it was cancelled or settled before."""
+    return future.running() or (not future.done() and future.set_running_or_notify_cancel())
+
+
+def settle(future: "Future[Any]", outcome: Any) -> None:
+    """Give a future its result, or the exception that stands for it; one that has either, or was cancelled, stays."""
+    if not started(future):
+        return
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
 @dataclass
 class Generation:
     """An answer to write. `heard` is told each token, in the engine's thread."""
@@ -53,17 +68,12 @@ class Generation:
         return len(self.prompt) + self.request.sampling.max_tokens
 
     def start(self) -> bool:
-        """Take it into work; False where it was cancelled before."""
-        return self.future.running() or self.future.set_running_or_notify_cancel()
+        """Take it into work; False where it was cancelled or settled before."""
+        return started(self.future)
 
     def settle(self, outcome: Any) -> None:
         """Give the completion, or the exception that stands for it."""
-        if not self.start() or self.future.done():
-            return
-        if isinstance(outcome, BaseException):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
+        settle(self.future, outcome)
 
     async def answer(self) -> Any:
         """The completion; whoever stops waiting for it abandons the row."""

@@ -4,6 +4,7 @@ import ctypes
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ the rest is for activations, logits, and other processes."""
 
 MEGABYTE = 2**20
 
+MEMINFO = Path("/proc/meminfo")
+"""What Linux says of its memory."""
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -28,17 +32,23 @@ class Footprint:
 
 
 def footprint(model: Any, device: torch.device) -> Footprint | None:
-    """Measured by reading one token; None for a model whose cache is not one of plain keys and values."""
+    """Measured by reading one token; None for a model whose cache is not one of plain keys and values.
+
+    Such a model says so in many ways: it knows no `past_key_values`, asks the cache for what it has not, or gives
+    another back.
+    """
     cache = DynamicCache()
     token = torch.zeros(1, 1, dtype=torch.long, device=device)
     try:
         with torch.inference_mode():
             mask = torch.ones_like(token)
             output = model(input_ids=token, attention_mask=mask, past_key_values=cache, use_cache=True)
-    except (TypeError, ValueError, AttributeError, RuntimeError):
+    except Exception:
         return None
     layers: list[Any] = list(cache.layers)
-    if output.past_key_values is not cache or len(layers) != int(model.config.get_text_config().num_hidden_layers):
+    if getattr(output, "past_key_values", None) is not cache:
+        return None
+    if len(layers) != int(model.config.get_text_config().num_hidden_layers):
         return None
     if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
         return None
@@ -52,6 +62,11 @@ def free_bytes(device: torch.device) -> int:
     """Free memory of a device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    with suppress(OSError, ValueError, IndexError, StopIteration):
+        # What is free alone leaves out the files that the system keeps in memory and would give up: nearly all of it
+        # after some hours.
+        told = next(line for line in MEMINFO.read_text().splitlines() if line.startswith("MemAvailable:"))
+        return int(told.split()[1]) * 1024
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):  # not told on this system

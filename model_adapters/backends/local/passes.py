@@ -49,7 +49,18 @@ class Passes:
 
     def score(self, jobs: Sequence[Scoring]) -> None:
         """Score continuations, or give their distributions."""
-        groups = by_row(jobs)
+        for groups in self._batches(by_row(jobs)):
+            self._score(groups)
+
+    def _batches(self, groups: Sequence[list[Scoring]]) -> list[list[list[Scoring]]]:
+        """Rows that share a pass: all, or those of one length where the model may not know what padding is."""
+        if self.prompts is not None:
+            return [list(groups)]
+        lengths = dict.fromkeys(group[0].length for group in groups)
+        return [[group for group in groups if group[0].length == length] for length in lengths]
+
+    def _score(self, groups: Sequence[list[Scoring]]) -> None:
+        jobs = [job for group in groups for job in group]
         leaders = [group[0] for group in groups]
         try:
             tables = self._tables(leaders)
@@ -67,7 +78,8 @@ class Passes:
     def _tables(self, rows: Sequence[Scoring]) -> Iterator[Tensor]:
         """Logits for each row, `(continuation, vocabulary)`. Rows with one stem read it once."""
         stems = {job.stem: job for job in rows}
-        if len(stems) == len(rows):
+        is_shared = len(stems) < len(rows) and self.prompts is not None
+        if not is_shared:
             passages, leaders = [job.scored.passage for job in rows], list(rows)
             wanted = [len(job.scored.continuation) for job in rows]
             tails: list[tuple[int, list[int]]] = [(place, []) for place in range(len(rows))]
@@ -80,7 +92,7 @@ class Passes:
         self._use(leaders)
         if any(past is not None for past in pasts):
             return score_behind(pasts, passages, wanted, tails, self.forward, self.pad)
-        if len(stems) == len(rows):
+        if not is_shared:
             return score_passages(passages, wanted, self.forward, self.pad)
         return score_tails(passages, wanted, tails, self.forward, self.pad)
 

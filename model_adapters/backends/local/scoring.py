@@ -61,7 +61,7 @@ def score_tails(
     forward.blocks.take(which)
     of_tails = None
     if longest:
-        cache = output.past_key_values
+        cache = forward.cache_of(output)
         cache.batch_select_indices(which)
         held = [width - int(batch.attention[place].argmax()) for place, _ in tails]
         of_tails = _tail_logits(held, [tokens for _, tokens in tails], cache, forward, pad)

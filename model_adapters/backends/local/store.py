@@ -180,6 +180,7 @@ class KeyValueStore:
                 new.keys[row, :, there] = old.keys[row, :, here]
                 new.values[row, :, there] = old.values[row, :, here]
             del old.keys, old.values
+            old.is_initialized = False
         other.mask[: self.rows, : self.width] = self.mask[: self.rows, used]
         return other
 

@@ -1,6 +1,7 @@
 """Answers: what the engine's thread does with generations. Imports torch."""
 
 import asyncio
+import errno
 import logging
 import secrets
 from collections import OrderedDict
@@ -20,7 +21,7 @@ from model_adapters.backends.local.progress import Tally
 from model_adapters.backends.local.prompts import PromptReader
 from model_adapters.backends.local.proof import NOT_FINITE, measured_proof
 from model_adapters.backends.local.tokens import Dice
-from model_adapters.errors import NotFinite
+from model_adapters.errors import NotFinite, Refused
 from model_adapters.identity import ModelIdentity
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class Writer:
                 twin.jobs.append(job)
                 self.tally.begin(job.future)
             elif twin is None and not left and len(rows) < room and (decoder is None or decoder.fits(job.most_tokens)):
-                if job.start():
+                if not self._is_refused(job) and job.start():
                     rows.append(self._row(job))
             elif twin is None:
                 left.append(job)  # whoever comes behind waits too, so that nobody waits for ever
@@ -105,16 +106,23 @@ class Writer:
         self._forget_abandoned()
         return again
 
+    def fail(self, problem: BaseException) -> None:
+        """Let all rows go, and tell those who wait for them."""
+        if self._decoder is not None:
+            self._decoder.clear()
+        self._fail(list(self._writing.values()), problem)
+
     def _begin_again(self, rows: Sequence[Row], problem: Exception) -> list[Generation]:
         """The jobs of rows that must be written from the start; one that was heard by tokens can't be, and fails."""
-        silent = [row for row in rows if all(job.heard is None for job in row.jobs)]
-        self._fail([row for row in rows if not any(row is one for one in silent)], problem)
+        unended = [row for row in rows if row.stop_reason is None]
+        silent = [row for row in unended if all(job.heard is None for job in row.jobs)]
+        self._fail([row for row in unended if not any(row is one for one in silent)], problem)
         return self._sent_back(silent)
 
     def _sent_back(self, rows: Sequence[Row]) -> list[Generation]:
         """The jobs of rows that are not written now, and wait again."""
         for row in rows:
-            self._writing.pop(row.jobs[0].key, None)
+            self._writing.pop(row.key, None)
         jobs = [job for row in rows for job in row.jobs]
         for job in jobs:
             self.tally.wait(job.future)
@@ -130,6 +138,16 @@ class Writer:
             job.settle(replace(known, messages_sent=job.sent))
         return known is not None
 
+    def _is_refused(self, job: Generation) -> bool:
+        """Whether the memory has no room for the job even by itself; it is told so, and nobody else is."""
+        try:
+            if self._decoder is not None:
+                self._decoder.check(job.most_tokens)
+        except Refused as problem:
+            job.settle(problem)
+            return True
+        return False
+
     def _row(self, job: Generation) -> Row:
         sampling, dice = job.request.sampling, None
         if not sampling.is_greedy:
@@ -138,12 +156,17 @@ class Writer:
         row = Row(job.request, job.prompt, dice, [job], tally=self.tally)
         self.tally.begin(job.future)
         if job.key is not None:
-            self._writing[job.key] = row
+            row.key = job.key
+        self._writing[row.key] = row
         return row
 
     def _join(self, decoder: Decoder, rows: Sequence[Row]) -> list[Generation]:
-        """Admit rows; returns the jobs of those that memory was too short for."""
+        """Admit rows; returns the jobs of those that memory was too short for.
+
+        Where several fail together, each is tried by itself, so that only those fail that must.
+        """
         left: Sequence[Row] = ()
+        again: list[Generation] = []
         try:
             left = decoder.admit(rows)
         except Exception as problem:
@@ -154,27 +177,41 @@ class Writer:
                 log.warning("out of memory with %d rows; going on with %d", len(alive) + len(unwritten), fewer)
                 self.rows = decoder.rows = fewer
                 left = unwritten
-            else:
+            elif len(unwritten) == 1:
                 self._fail(unwritten, problem)
-        jobs = self._sent_back(left)
+            if decoder.is_torn:
+                again = self._begin_again(decoder.clear(), problem)
+            if not left and len(unwritten) > 1:
+                again += [job for row in unwritten for job in self._join(decoder, [row])]
+        jobs = [*self._sent_back(left), *again]
         self._forget_abandoned()
         return jobs
 
     def _write_statically(self, rows: Sequence[Row]) -> None:
+        """Rows with prompts of one length together: not every such model knows what padding is."""
+        for length in dict.fromkeys(len(row.prompt) for row in rows):
+            self._write_batch([row for row in rows if len(row.prompt) == length])
+
+    def _write_batch(self, rows: Sequence[Row]) -> None:
         blocks = self.forward.blocks
         try:
             plan = blocks.planned([row.request.steering for row in rows], self.d_model)
             for row, running, place in write_answers(rows, self.forward, self.ending, self.pad, plan):
                 self._finish(row, running, place)
         except Exception as problem:
-            self._fail([row for row in rows if row.stop_reason is None], problem)
+            unended = [row for row in rows if row.stop_reason is None]
+            if len(unended) > 1 and not any(row.tokens for row in unended):
+                for row in unended:
+                    self._write_batch([row])
+            else:
+                self._fail(unended, problem)
         finally:
             blocks.clear()
         self._forget_abandoned()
 
     def _finish(self, row: Row, plan: BatchPlan, place: int) -> None:
         key = row.jobs[0].key
-        self._writing.pop(key, None)
+        self._writing.pop(row.key, None)
         try:
             done = self._completion(row, plan, place)
         except Exception as problem:
@@ -207,9 +244,9 @@ class Writer:
             events=row.events,
         )
 
-    def _fail(self, rows: Sequence[Row], problem: Exception) -> None:
+    def _fail(self, rows: Sequence[Row], problem: BaseException) -> None:
         for row in rows:
-            self._writing.pop(row.jobs[0].key, None)
+            self._writing.pop(row.key, None)
             for job in row.jobs:
                 job.settle(problem)
 
@@ -225,4 +262,6 @@ class Writer:
 def _is_out_of_memory(problem: Exception) -> bool:
     if isinstance(problem, (MemoryError, torch.OutOfMemoryError)):
         return True
+    if isinstance(problem, OSError):
+        return problem.errno == errno.ENOMEM
     return isinstance(problem, RuntimeError) and "memory" in str(problem) and "allocate" in str(problem)
