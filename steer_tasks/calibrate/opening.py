@@ -36,7 +36,7 @@ def opened(given: argparse.Namespace, runner: "asyncio.Runner") -> Iterator[Coun
     backend = runner.run(_open(given))
     store = None if given.no_store else ResponseStore()
     try:
-        yield Counted(stored(backend, store), backend)
+        yield Counted(stored(backend, store), backend, store)
     finally:
         if store is not None:
             store.close()
