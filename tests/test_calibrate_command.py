@@ -230,7 +230,7 @@ def test_help_names_every_loss_and_its_unit(capsys):
 def test_a_judge_from_the_command_line_scores_behavior_and_coherence(tiny, tmp_path, capsys):
     """With a stand-in for a judge the objective is the behavior, its verdicts are counted, and the trace names it."""
     words = ["--budget", "coherence:4", "--judge", "stand_in_judge/try", "--questions", "8", "--max-tokens", "4"]
-    words += ["--doses", "0.1:0.2", "--method", "caa", "--behavior", "funny", "--out", str(tmp_path / "funny")]
+    words += ["--doses", "0.1:0.1", "--method", "caa", "--behavior", "funny", "--out", str(tmp_path / "funny")]
     assert main(["calibrate", "--model", tiny, *words]) in (0, 3)
     trace = read_trace(json.loads((tmp_path / "funny.trace.json").read_text()))
     assert (trace.objective, trace.judge, trace.max_tokens) == ("behavior", "stand_in_judge/try", 4)
