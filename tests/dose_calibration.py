@@ -24,7 +24,7 @@ def calibrated(backend, plan, ask=None, store=None):
     """The calibration after its end, its trace, and the steering or None."""
     judging = Judging("judge", ask, plan.behavior) if ask else None
     with asyncio.Runner() as runner:
-        done = Calibration(plan, Counted(stored(backend, store), backend), runner.run, judging)
+        done = Calibration(plan, Counted(stored(backend, store), backend, store), runner.run, judging)
         return done, *done.calibrated()
 
 

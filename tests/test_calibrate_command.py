@@ -62,10 +62,10 @@ def giggle(tmp_path_factory):
     return str(path)
 
 
-def asked(tiny, giggle, *words):
+def asked(tiny, giggle, *words, doses="0.1:0.4"):
     """A small calibration of the tiny model."""
     common = ["--model", tiny, "--dtype", "float32", "--method", "caa", "--behavior", giggle, "--questions", "8"]
-    return [*common, "--doses", "0.1:0.4", *words]
+    return [*common, "--doses", doses, *words]
 
 
 @pytest.fixture(scope="module")
@@ -143,16 +143,15 @@ def test_nothing_confirmed_is_exit_code_3_and_no_steering(root, tiny, giggle, tm
 
 
 def test_a_second_run_takes_its_answers_from_the_store(tiny, giggle, tmp_path, empty_cache, capsys):
-    """The same command again asks for nothing anew but distributions, which aren't kept."""
-    words = ["calibrate", *asked(tiny, giggle, "--budget", "margin:3", "--out", str(tmp_path / "funny"))]
+    """The same command again asks the model for nothing, KL included, and comes to the same trace."""
+    found = asked(tiny, giggle, "--budget", "margin:3", "--out", str(tmp_path / "funny"), doses="0.1:0.1")
     traces = []
     for _ in range(2):
-        assert main(words) == 0
+        assert main(["calibrate", *found]) == 0
         traces.append(read_trace(json.loads((tmp_path / "funny.trace.json").read_text())))
     first, again = (trace.cost for trace in traces)
-    assert again.generated == 0
-    # Two tables for each of 24 neutral prompts and trial.
-    assert again.requests == 48 * (len(traces[1].points) + len(traces[1].confirmations))
+    assert (again.requests, again.generated, again.scored) == (0, 0, 0)
+    assert [point.kl for point in traces[1].points] == [point.kl for point in traces[0].points]
     assert first.requests - again.requests == again.stored - first.stored
     assert "more from the store" in capsys.readouterr().out
 
@@ -233,7 +232,7 @@ def test_help_names_every_loss_and_its_unit(capsys):
 def test_a_judge_from_the_command_line_scores_behavior_and_coherence(tiny, tmp_path, capsys):
     """With a stand-in for a judge the objective is the behavior, its verdicts are counted, and the trace names it."""
     words = ["--budget", "coherence:4", "--judge", "stand_in_judge/try", "--questions", "8", "--max-tokens", "4"]
-    words += ["--doses", "0.1:0.2", "--method", "caa", "--behavior", "funny", "--out", str(tmp_path / "funny")]
+    words += ["--doses", "0.1:0.1", "--method", "caa", "--behavior", "funny", "--out", str(tmp_path / "funny")]
     assert main(["calibrate", "--model", tiny, *words]) in (0, 3)
     trace = read_trace(json.loads((tmp_path / "funny.trace.json").read_text()))
     assert (trace.objective, trace.judge, trace.max_tokens) == ("behavior", "stand_in_judge/try", 4)

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from model_adapters.backend import Message, with_system_prompts
 from model_adapters.backends.ember.backend import EmberBackend
+from model_adapters.backends.response_store import ResponseStore
+from model_adapters.backends.stored import divergence_key
 from model_adapters.backends.vllm.backend import VllmBackend
 from model_adapters.backends.wrapped import WrappedBackend
 from model_adapters.errors import Refused
 from model_adapters.steering import CONTROL, Steering, SystemPrompt
-from steer_tasks.calibrate.cost import Counted
+from steer_tasks.calibrate.cost import Cost, Counted
 from steer_tasks.calibrate.divergence import (
     SLICE,
     Divergence,
@@ -145,3 +147,24 @@ def test_a_silent_model_is_refused():
     with pytest.raises(Refused, match="says nothing"):
         asyncio.run(control_answers(Counted(silent, silent)))
     assert Spoken("neutral/0", user(), (1, 2)).answer == (1, 2)
+
+
+def test_a_divergence_is_kept_by_what_it_was_read_from(tmp_path):
+    """The same steering on the same answers is read once; another steering, answer or damaged entry is read anew."""
+    store = ResponseStore(tmp_path)
+    with opened() as backend:
+        counted = Counted(backend, backend, store)
+        answers = spoken(counted.source, 2)
+        first = run(divergence(counted, added(), answers))
+        before = counted.cost
+        assert run(divergence(counted, added(), answers)) == first
+        assert counted.cost.since(before) == Cost(stored=4)
+        longer = [Spoken(one.id, one.prompt, [*one.answer, 5]) for one in answers]
+        assert run(divergence(counted, added(), longer)).tokens == {id_: n + 1 for id_, n in first.tokens.items()}
+        assert run(divergence(counted, added(seed=9), answers)).sums != first.sums
+        key = divergence_key(answers[0].prompt, answers[0].answer, added(), backend.identity)
+        for damaged in ([1.0], ["x", 3], [1.0, 0], [None, 2], [1.0, True]):
+            run(store.put(key, damaged))
+            again = run(divergence(counted, added(), answers[:1]))
+            assert again.sums["neutral/0"] == pytest.approx(first.sums["neutral/0"], rel=1e-4)
+    store.close()

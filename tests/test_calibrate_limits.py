@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from steer_tasks.calibrate.limits import LEVEL, Differences, bounded, least_upper, losses
+from steer_tasks.calibrate.limits import LEVEL, Differences, bounded, least_budget, losses
 from steer_tasks.calibrate.outcomes import LOSSES, OBJECTIVES
 
 
@@ -26,9 +26,17 @@ def test_a_continuous_loss_has_students_one_sided_limits():
 
 def test_equal_pairs_in_steps_prove_no_loss_of_nothing():
     """57 answers of which none changed allow a loss of 0.046, near the exact binomial limit of 0.051."""
-    assert least_upper(1.0, 57) == pytest.approx(0.0461, abs=1e-4)
+    assert bounded(differences([0.0] * 57), 1.0).upper == pytest.approx(0.0461, abs=1e-4)
     assert pytest.approx(0.0512, abs=1e-4) == 1 - 0.05 ** (1 / 57)
     assert bounded(differences([0.0] * 57), None).upper == 0.0
+
+
+def test_the_least_budget_is_what_changed_answers_can_only_raise():
+    """57 answers certify 0.061 at best: the imagined lost one and 2.5 standard errors; any that changes takes more."""
+    least = least_budget(1.0, 57)
+    assert least == pytest.approx(0.0606, abs=1e-4)
+    for changed in ([1.0], [-1.0], [1.0, -1.0]):
+        assert bounded(differences([*changed, *[0.0] * (57 - len(changed))]), 1.0).detectable > least
 
 
 @pytest.mark.parametrize("items", [30, 57])

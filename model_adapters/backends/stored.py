@@ -53,6 +53,12 @@ def score_key(prompt: Prompt, continuation: str | Sequence[int], steering: Steer
     return _key("score", steering, identity, _prompt(prompt), continuation=scored)
 
 
+def divergence_key(prompt: Prompt, answer: str | Sequence[int], steering: Steering, identity: ModelIdentity) -> str:
+    """What the divergence of a steering from the control on an answer is kept by."""
+    said = answer if isinstance(answer, str) else list(map(int, answer))
+    return _key("divergence", steering, identity, _prompt(prompt), continuation=said)
+
+
 def rolling_key(text: str, steering: Steering, identity: ModelIdentity) -> str:
     """What the likelihood of a whole text is kept by."""
     return _key("rolling", steering, identity, text)

@@ -1,14 +1,18 @@
 """What calibration costs: tokens that were asked for, answers that came out of a store, a judge's replies. No torch."""
 
 import asyncio
+import math
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from model_adapters.backend import Completion, Likelihood, Prompt, Request
 from model_adapters.steering import CONTROL, Steering
+
+if TYPE_CHECKING:
+    from model_adapters.backends.response_store import ResponseStore
 
 T = TypeVar("T")
 
@@ -42,10 +46,14 @@ class Cost:
 
 @dataclass
 class Counted:
-    """A backend whose use is added up in `cost`; `source` gives activations and distributions, which no store keeps."""
+    """A backend whose use is added up in `cost`; `source` gives activations and distributions, which no store keeps.
+
+    `store` keeps what is made of distributions, two numbers for two tables; None keeps nothing.
+    """
 
     backend: Any
     source: Any
+    store: "ResponseStore | None" = None
     cost: Cost = Cost()
     _lengths: dict[Prompt, int] = field(default_factory=dict)
 
@@ -68,6 +76,18 @@ class Counted:
         table: np.ndarray = await self.source.distributions(prompt, continuation, steering)
         self._add(False, prompt=self._length(prompt), scored=len(table))
         return table
+
+    async def kept_divergence(self, key: str) -> tuple[float, int] | None:
+        """Sum over the tokens of an answer, and how many, out of the store, in place of two tables; None without."""
+        found: tuple[float, int] | None = await self.store.get(key, _read_divergence) if self.store else None
+        if found is not None:
+            self.cost = replace(self.cost, stored=self.cost.stored + 2)
+        return found
+
+    async def keep_divergence(self, key: str, total: float, tokens: int) -> None:
+        """Keep it for another run."""
+        if self.store:
+            await self.store.put(key, [total, tokens])
 
     def judged(self) -> None:
         """Count one verdict."""
@@ -92,6 +112,14 @@ class Counted:
             tokenize = getattr(self.source, "tokenize", None)
             self._lengths[prompt] = len(tokenize(prompt)) if tokenize else 0
         return self._lengths[prompt]
+
+
+def _read_divergence(value: Any) -> tuple[float, int]:
+    """As it was kept. Raises ValueError for anything else, and TypeError."""
+    total, tokens = value
+    if not math.isfinite(total) or type(tokens) is not int or tokens < 1:
+        raise ValueError("not a divergence")
+    return float(total), tokens
 
 
 async def together(tasks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

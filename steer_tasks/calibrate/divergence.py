@@ -80,19 +80,26 @@ async def control_answers(model: Counted) -> tuple[Spoken, ...]:
 
 
 async def divergence(model: Counted, steering: Steering, spoken: Sequence[Spoken]) -> Divergence:
-    """The divergence of `steering` from the control on these answers."""
+    """The divergence of `steering` from the control on these answers; what is in the store isn't read anew."""
+    from model_adapters.backends.stored import divergence_key
+
     limit = asyncio.Semaphore(UNDER_WAY)
 
-    async def one(answer: Spoken) -> np.ndarray:
+    async def one(answer: Spoken) -> tuple[float, int]:
+        key = divergence_key(answer.prompt, answer.answer, steering, model.source.identity)
         async with limit:
+            if (kept := await model.kept_divergence(key)) is not None:
+                return kept
             # Asked for at once, so that both run in passes of one shape.
             pair = (model.distributions(answer.prompt, answer.answer, arm) for arm in (CONTROL, steering))
             control, steered = await together(pair)
-            return await asyncio.to_thread(token_divergences, control, steered)
+            values = await asyncio.to_thread(token_divergences, control, steered)
+            total, tokens = math.fsum(values), len(values)
+            await model.keep_divergence(key, total, tokens)
+            return total, tokens
 
-    found = await together(map(one, spoken))
-    sums = {answer.id: math.fsum(values) for answer, values in zip(spoken, found, strict=True)}
-    return Divergence(sums, {answer.id: len(values) for answer, values in zip(spoken, found, strict=True)})
+    found = dict(zip((answer.id for answer in spoken), await together(map(one, spoken)), strict=True))
+    return Divergence({id_: total for id_, (total, _) in found.items()}, {id_: n for id_, (_, n) in found.items()})
 
 
 def token_divergences(control: np.ndarray, steered: np.ndarray) -> np.ndarray:

@@ -92,11 +92,11 @@ def bounded(found: Differences, step: float | None, level: float = LEVEL) -> Bou
     )
 
 
-def least_upper(step: float, items: int) -> float:
-    """The upper limit of a stepped loss when not one of `items` items changes; no budget below it can be kept."""
-    upper = bounded(Differences({str(item): 0.0 for item in range(items)}), step).upper
-    assert upper is not None
-    return upper
+def least_budget(step: float, items: int) -> float:
+    """`detectable` of a stepped loss when not one of `items` items changes: no design of that many certifies less."""
+    found = bounded(Differences({str(item): 0.0 for item in range(items)}), step).detectable
+    assert found is not None
+    return found
 
 
 def _mean(values: Mapping[str, float], imagined: float | None) -> Estimate:

@@ -27,7 +27,7 @@ def opened(given: argparse.Namespace, runner: "asyncio.Runner") -> Iterator[Coun
     backend = runners.open_model(given)
     store = None if given.no_store else ResponseStore()
     try:
-        yield Counted(stored(backend, store), backend)
+        yield Counted(stored(backend, store), backend, store)
     finally:
         if store is not None:
             store.close()

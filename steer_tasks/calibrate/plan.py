@@ -1,11 +1,12 @@
 """What a calibration is asked to do, checked before a model is opened. No torch."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from model_adapters.behavior import Behavior
 from model_adapters.errors import Refused, SteerError
-from steer_tasks.calibrate.limits import LEVEL, least_upper
+from steer_tasks.calibrate.limits import LEVEL, least_budget
 from steer_tasks.calibrate.material import Half, Material, load_material
 from steer_tasks.calibrate.outcomes import LOSSES, Outcome, check_judged
 from steer_tasks.calibrate.sized import RANGES, Method
@@ -99,17 +100,19 @@ def check_layers(method: Method, layers: Sequence[int]) -> None:
 
 
 def check_certifiable(budgets: Mapping[str, float], half: Half) -> None:
-    """Raise Refused for a budget that a half's items can't certify even if not one of its scores changes."""
+    """Raise Refused for a budget that a half's items can't certify even if not one of its scores changes: the best that
+    a pilot could show."""
     for name, budget in budgets.items():
         loss = LOSSES[name]
         if loss.step is None:
             continue
         items = len(half.questions) + (len(half.prompts) if name in ("coherence", "repeated") else 0)
-        least = least_upper(loss.step, items)
+        least = least_budget(loss.step, items)
         if budget < least:
             raise Refused(
                 f"--budget {name}:{budget:g}: {items} items of the confirming half can't certify less than "
-                f"{least:.3f} {loss.unit} (one-sided, {LEVEL:.0%}), even if not one score changes; give at least that"
+                f"{at_least(least)} {loss.unit} (one-sided, {LEVEL:.0%}, 80% power), even if not one "
+                "score changes; give at least that, or ask more questions"
             )
 
 
@@ -129,6 +132,13 @@ def check_detectable(pilot: Point, size: str) -> None:
         if budget < found.detectable:
             raise Refused(
                 f"--budget {name}:{budget:g}: the least loss that {found.items} items can certify is "
-                f"{found.detectable:.3g} {loss.unit}, by how their scores vary at {size} {pilot.size:g} (the pilot; "
-                "one-sided 95% limits, 80% power); give at least that, or begin at a smaller size with --doses"
+                f"{at_least(found.detectable)} {loss.unit}, by how their scores vary at {size} {pilot.size:g} (the "
+                "pilot; one-sided 95% limits, 80% power); give at least that, ask more questions, or begin at a "
+                "smaller size with --doses"
             )
+
+
+def at_least(number: float) -> str:
+    """A number above 0 in three digits, rounded up, so that who gives it back gives enough."""
+    unit = 10.0 ** (math.floor(math.log10(number)) - 2)
+    return f"{math.ceil(number / unit) * unit:.3g}"
