@@ -53,6 +53,7 @@ CONTINUOUS: dict[str, dict[str, Any]] = {
     "Qwen2Moe": {**LLAMA, **EXPERTS, "shared_expert_intermediate_size": 16},
 }
 STATIC: dict[str, dict[str, Any]] = {
+    "Mpt": {**WORDS, "d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": CONTEXT},
     "Mamba": {**WORDS, "hidden_size": 32, "state_size": 8, "num_hidden_layers": 3},
     "Lfm2": {**LLAMA, "layer_types": ["conv", "full_attention", "conv"]},
     "Qwen3Next": {**LLAMA, **EXPERTS, **LINEAR, "shared_expert_intermediate_size": 16, "layer_types": MIXED},

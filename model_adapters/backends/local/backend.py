@@ -17,6 +17,7 @@ from model_adapters.backends.local.jobs import Batching, Generation, Reading, Sc
 from model_adapters.backends.local.memory import MEGABYTE, footprint, prefix_bytes
 from model_adapters.backends.local.packed import PackedWeights
 from model_adapters.backends.local.passes import Passes
+from model_adapters.backends.local.places import knows_places
 from model_adapters.backends.local.prefixes import Prefixes
 from model_adapters.backends.local.progress import Progress, Tally
 from model_adapters.backends.local.prompts import PromptReader
@@ -88,7 +89,8 @@ class LocalBackend:
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         ending = Ending(self.encoding, _end_tokens(model, tokenizer), self.max_length)
         forward = Forward(model, self._blocks, rounds=len(self._packed) > 0)
-        cost, budget = footprint(model, forward.device), None if kv_memory_mb is None else kv_memory_mb * MEGABYTE
+        cost = footprint(model, forward.device) if knows_places(model, forward.device) else None
+        budget = None if kv_memory_mb is None else kv_memory_mb * MEGABYTE
         forward.rounds = forward.rounds and cost is not None
         kept = 0 if cost is None else prefix_bytes(cost, budget, forward.device)
         prompts = None if cost is None else PromptReader(forward, int(pad or 0), Prefixes(kept))
