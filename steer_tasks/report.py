@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from steer_tasks.analysis.record import Log, Record
     from steer_tasks.analysis.tables import Table
 
+SHOWN = 5
+"""Logs that were left out and are named on the terminal; the report names all."""
+
 _FIELDS = {"accuracy": "accuracy", "answered": "answered", "coherence": "coherence_score"}
 
 
@@ -79,11 +82,16 @@ def run_report(given: argparse.Namespace) -> None:
         export_records(logs, given.export)
     if given.figures:
         _write_figures(Path(given.figures).expanduser(), pages)
-    _write(options.out, pages, logs, (*skipped, *_left_out(logs)), extra)
+    left_out = (*skipped, *_left_out(logs))
+    _write(options.out, pages, logs, left_out, extra)
     for page in pages:
         print(f"{page.title}")
         for verdict in page.verdicts:
             print(f"  {verdict.arm}: {verdict.headline}")
+    for line in left_out[:SHOWN]:
+        print(f"left out: {line}")
+    if len(left_out) > SHOWN:
+        print(f"left out: {len(left_out) - SHOWN} more, named in the report")
     print(f"wrote {options.out}" + (f" and {options.out.with_suffix('.md')}" if options.out.suffix == ".html" else ""))
 
 

@@ -316,7 +316,7 @@ def test_the_paper_stands_beside_the_studys_questions(tmp_path: Path) -> None:
 
 
 def test_models_stand_one_below_the_other(tmp_path: Path) -> None:
-    """Two models make two sections; one that can't be concluded is left out with its reason."""
+    """Two models make two sections; one that can't be concluded is left out, and page and terminal say why."""
     other = [replace(one, model="other") for one in cases.records()]
     bare = [
         replace(one, model="bare", accuracy=None, answered=None, behavior_score=None, coherence_score=None)
@@ -327,6 +327,7 @@ def test_models_stand_one_below_the_other(tmp_path: Path) -> None:
     soup = read((tmp_path / "report.html").read_text())
     assert [one.get_text() for one in soup.find_all("h2")][:2] == ["tiny/model-1B", "other"]
     assert "bare: every score is missing" in soup.header.get_text()
+    assert "left out: bare: every score is missing" in done.stdout
 
 
 def test_protocols_of_one_model_are_kept_apart() -> None:

@@ -204,7 +204,6 @@ def test_draws_and_placebos_have_their_numbers(page: Any) -> None:
     assert cells_of(page, "Beyond placebos") == [
         ["caa dose=0.3", "behavior", "+0.78", "[+0.58, +0.98]", "0.001", "random_vector dose=0.3"]
     ]
-    assert "One draw of its steering: how another would do is unknown." in page.get_text()
 
 
 def test_signals_are_means_without_tests() -> None:

@@ -15,9 +15,6 @@ _SWEPT: Mapping[Unit, re.Pattern[str]] = {
     "coefficient": re.compile(r"[ ,]*\bcoefficient=[^ ,]+"),
 }
 
-PLACEBOS = frozenset({"random_vector", "random_features", "neutral_prompt"})
-"""Methods that push as far as another, or say as much, but not towards the behavior."""
-
 
 @dataclass(frozen=True)
 class Family:

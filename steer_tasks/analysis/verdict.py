@@ -251,9 +251,6 @@ def _unsaid(findings: Findings, arm: str, known: list[Effect]) -> tuple[str, ...
         if other.arm == arm and other.behavior is None:
             word = outcome(other.outcome).label
             said.append(f"{_whom(other).capitalize()} the conclusion on {word} differs: {change(other)}.")
-    draws = {one.draws for one in findings.draws if one.arm == arm}
-    if draws == {1}:
-        said.append("One draw of its steering: how another would do is unknown.")
     for one in known:
         if one.bounds is not None and one.bounds[0] <= 0 <= one.bounds[1] and call(one) in ("more", "less"):
             said.append(f"Missing scores of {outcome(one.outcome).label} could undo its change, at the worst.")
