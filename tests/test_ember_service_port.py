@@ -158,11 +158,11 @@ def served(tmp_path, *options, key=None, slow=0.0):
     words = ["serve", "--model", str(model), "--dictionary", str(dictionary), "--port", "0", "--served-as", NAME]
     # Slow enough that a request is under way when the signal comes.
     code = (
-        "import sys, time, torch\n"
+        "import functools, sys, time, torch\n"
         "torch.set_num_threads(1)\n"
         "from transformers import LlamaForCausalLM as L\n"
         "forward = L.forward\n"
-        f"L.forward = lambda *a, **k: (time.sleep({slow}), forward(*a, **k))[1]\n"
+        f"L.forward = functools.wraps(forward)(lambda *a, **k: (time.sleep({slow}), forward(*a, **k))[1])\n"
         "from steer_tasks.cli import main\n"
         f"sys.exit(main({[*words, *options]!r}))\n"
     )

@@ -104,7 +104,7 @@ class Forward:
         accepted = inspect.signature(inside.forward).parameters
         self._positions = "position_ids" in accepted
         self._keeps_logits = "logits_to_keep" in accepted
-        self._cache = "past_key_values" if "past_key_values" in accepted else "cache_params"
+        self._cache = "cache_params" if "cache_params" in accepted else "past_key_values"
 
     @property
     def device(self) -> torch.device:
