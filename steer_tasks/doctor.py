@@ -110,9 +110,9 @@ def _questions() -> list[str]:
 
 def _vllm_here() -> list[str]:
     """What of a server and of its client is installed in this environment."""
-    lines = []
+    lines, installed = [], packages_distributions()
     for name, module in (("vllm", "vllm"), ("vllm-lens", "vllm_lens")):
-        found = packages_distributions().get(module)
+        found = installed.get(module)
         lines.append(_line(name, f"{version(found[0])} (a server's own; clients don't need it)" if found else APART))
     try:
         said = f"ready: zstandard {version('zstandard')}"

@@ -7,7 +7,7 @@ from typing import Any
 from inspect_ai.log import EvalLog
 
 from model_adapters.errors import SteerError
-from model_adapters.steering import CONTROL, Steering, SystemPrompt
+from model_adapters.steering import CONTROL, SystemPrompt
 from model_adapters.steering_file import load_steering
 from steer_tasks.arms import FOUND
 
@@ -26,7 +26,9 @@ def foreign_metadata(path: Path, header: EvalLog, steer: Mapping[str, Any], rema
         )
     spec = steer.get("spec") or {}
     file = spec.get("file")
-    arm = {"method": "control"} if steer.get("fingerprint") == CONTROL.fingerprint else _frozen(file, steer, remarks)
+    is_control = steer.get("fingerprint") == CONTROL.fingerprint
+    # A spec names a file for every steering but the control.
+    arm = {"method": "control"} if is_control else _frozen(str(file), steer, remarks)
     about = {"fingerprint": steer.get("fingerprint"), "steering": file, **arm}
     return {"arm": about, "questions": {"name": task}, "protocol": {}}
 
@@ -43,10 +45,10 @@ def foreign_about(arm: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _frozen(file: str | None, steer: Mapping[str, Any], remarks: dict[str, None]) -> dict[str, Any]:
+def _frozen(file: str, steer: Mapping[str, Any], remarks: dict[str, None]) -> dict[str, Any]:
     """How the steering in a file was found, as `Arm.provenance` says it, with its behavior and prompts."""
     try:
-        steering = load_steering(file) if file else Steering(())
+        steering = load_steering(file)
     except SteerError as problem:
         remarks.setdefault(f"method and behavior are unknown: {problem}")
         return {}

@@ -16,6 +16,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from model_adapters.backends.local.places import unwrapped
+
 NAME = "steer_row_groups"
 
 CALL = 256
@@ -88,9 +90,7 @@ class RowAttention:
     def __init__(self, model: Any) -> None:
         self._config = model.config.get_text_config()
         on_cpu = model.get_input_embeddings().weight.device.type == "cpu"
-        # An adapter's wrapping (LoRA) doesn't say it: what counts is the model inside.
-        inside = model.get_base_model() if hasattr(model, "get_base_model") else model
-        asks = bool(getattr(inside, "_supports_attention_backend", False))
+        asks = bool(getattr(unwrapped(model), "_supports_attention_backend", False))
         self._serves = on_cpu and asks and self._config._attn_implementation == "sdpa"
 
     @contextmanager

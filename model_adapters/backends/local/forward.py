@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from model_adapters.backends.local.blocks import SteeredBlocks
+from model_adapters.backends.local.places import unwrapped
 from model_adapters.backends.local.span import Span
 from model_adapters.backends.passage import Passage
 from model_adapters.errors import SteerError
@@ -99,9 +100,7 @@ class Forward:
 
     def __init__(self, model: Any, blocks: SteeredBlocks, rounds: bool = False) -> None:
         self.model, self.blocks, self.rounds = model, blocks, rounds
-        # An adapter's wrapping (LoRA) takes *args and hands them on: what counts is the model inside.
-        inside = model.get_base_model() if hasattr(model, "get_base_model") else model
-        accepted = inspect.signature(inside.forward).parameters
+        accepted = inspect.signature(unwrapped(model).forward).parameters
         self._positions = "position_ids" in accepted
         self._keeps_logits = "logits_to_keep" in accepted
         self._cache = "cache_params" if "cache_params" in accepted else "past_key_values"

@@ -12,14 +12,18 @@ NOISE = 0.1
 """Share of the logits' standard deviation that rounding may move them by, in bfloat16 too."""
 
 
+def unwrapped(model: Any) -> Any:
+    """The model inside an adapter's wrapping (LoRA), which takes *args and says nothing of what it wraps."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def knows_places(model: Any, device: torch.device) -> bool:
     """Whether three tokens mean the same with a hole between them that the mask leaves out.
 
     A model that takes `position_ids` is told. Of the others some read places off the mask (Bloom), and some off the
     columns (MPT): rows of one block of keys and values, which have holes, would read each other's pauses as distance.
     """
-    inside = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if "position_ids" in inspect.signature(inside.forward).parameters:
+    if "position_ids" in inspect.signature(unwrapped(model).forward).parameters:
         return True
     tokens = [1, 2, 3]
     plain = torch.tensor([tokens], device=device)
